@@ -1,0 +1,1 @@
+"""Everything that touches the outside: settings, Kafka, schema registry, PostgreSQL, MLflow, files."""

@@ -1,0 +1,63 @@
+"""The settings, read from the environment (or a `.env` file) here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What can be set from outside; each field is the upper-case environment variable of its name.
+
+    An empty address means: the local stack's, found in `data_dir`.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(Path(".local"), description="where the local stack keeps its data")
+
+    kafka_bootstrap_servers: str = Field("", description="Kafka brokers, host:port,…")
+    kafka_replication_factor: int = Field(1, ge=1, description="replicas of each topic")
+    topic_partitions: int = Field(4, ge=1, description="partitions of each topic when it is created")
+    consumer_group: str = Field("healthalliance-worker", description="the workers' consumer group")
+    schema_registry_url: str = Field("", description="Confluent-compatible schema registry")
+    database_url: str = Field("", description="postgresql://user:password@host:port/database")
+    mlflow_tracking_uri: str = Field("", description="MLflow tracking and registry store")
+
+    pseudonym_key: SecretStr = Field(
+        SecretStr(""), description="secret of at least 32 characters that pseudonyms and sealed histories derive from"
+    )
+
+    model_name: str = Field("readmission-risk", description="registered model")
+    model_alias: str = Field("champion", description="alias of the version that scores")
+    model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
+
+    batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
+    batch_max_wait_s: float = Field(0.05, gt=0, description="seconds a batch waits to fill")
+    event_max_bytes: int = Field(5_000_000, ge=1, description="largest accepted event, bytes")
+    event_max_depth: int = Field(64, ge=1, description="deepest accepted JSON nesting, levels")
+    structure_validator: Literal["fhirkit", "fhir.resources"] = Field(
+        "fhirkit", description="which library judges FHIR structure"
+    )
+    rejected_share_limit: float = Field(0.2, gt=0, le=1, description="share of rejected events that stops intake")
+    rejected_share_window: int = Field(1000, ge=1, description="events the share is taken over")
+    retry_timeout_s: float = Field(60.0, gt=0, description="seconds of outage a worker waits out before it exits")
+
+    metrics_host: str = Field("127.0.0.1", description="address of the worker's health and metrics server")
+    metrics_port: int = Field(8001, ge=0, le=65535, description="its port; further processes take the next ones")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe logged level")
+
+
+def load_settings() -> Settings:
+    """Read the settings; raise ConfigurationError that names the variable, never its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]).upper()
+        raise ConfigurationError(f"{name}: {first['msg']}.") from None

@@ -1,0 +1,1 @@
+"""The entry points: command line, local stack, demo."""

@@ -1,0 +1,1 @@
+"""The training job: compacted feature topics in, a registered model out."""

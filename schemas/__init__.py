@@ -1,0 +1,1 @@
+"""What the data is: institutions, topics, events, histories, features, scores, rejections. Pure."""

@@ -1,0 +1,1 @@
+"""The stream processor: events in, scores out."""
