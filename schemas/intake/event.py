@@ -1,0 +1,192 @@
+"""One Kafka message, read: the entries it holds and the issues that keep others out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from schemas.history import DELETED, EncounterFacts, Entry, Kind, PatientFacts
+from schemas.institutions import Institution
+from schemas.intake.event_bytes import Limits, read_json
+from schemas.intake.references import full_urls
+from schemas.intake.resources import READERS, Setting, read_resource
+from schemas.intake.structure import StructureValidator, entry_of
+from schemas.rejection import Issue, Reason
+
+_BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """A Kafka message as it came; `received_at` is the broker's time of arrival, UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEvent:
+    """What an event says: entries to fold, a patient to erase, issues that rejected it or parts of it."""
+
+    entries: tuple[Entry, ...] = ()
+    issues: tuple[Issue, ...] = ()
+    erase: str | None = None
+
+
+def parse_event(raw: RawEvent, institution: Institution, limits: Limits, validate: StructureValidator) -> ParsedEvent:
+    """Read an event through all three stages of validation. Never raises, whatever the bytes."""
+    try:
+        return _parse(raw, institution, limits, validate)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # A shape that no stage foresaw must not stop a hospital's partition; it can be redriven once it is.
+        return ParsedEvent(issues=(Issue(Reason.UNREADABLE, "", f"Could not be read ({type(error).__name__})."),))
+
+
+def _parse(raw: RawEvent, institution: Institution, limits: Limits, validate: StructureValidator) -> ParsedEvent:
+    if raw.value is None:
+        return _parse_tombstone(raw)
+    document = read_json(raw.value, limits)
+    if isinstance(document, Issue):
+        return ParsedEvent(issues=(document,))
+    kind = document.get("resourceType")
+    if kind == "Bundle":
+        return _parse_bundle(raw, document, institution, validate(raw.value, document))
+    if not isinstance(kind, str) or kind not in READERS:
+        return ParsedEvent(
+            issues=(Issue(Reason.UNSUPPORTED_TYPE, "", f"Accepted are Bundle, {', '.join(READERS)}."),)
+        )
+    issues = validate(raw.value, document)
+    if issues:
+        return ParsedEvent(issues=tuple(issues))
+    setting = Setting(institution, raw.received_at, raw.offset)
+    return _settle([(read_resource(document, kind, setting, document.get("id")), None)])
+
+
+def _parse_tombstone(raw: RawEvent) -> ParsedEvent:
+    kind, _, id_ = (raw.key or b"").decode("utf-8", "replace").partition("/")
+    if id_ and kind == "Patient":
+        return ParsedEvent(erase=id_)
+    if id_ and kind == "Encounter":
+        return ParsedEvent(entries=(_deletion(Kind.ENCOUNTER, id_, None, "Encounter"),))
+    text = "A null value deletes; its key must be Encounter/<id> or Patient/<id>."
+    return ParsedEvent(issues=(Issue(Reason.UNKNOWN_TOMBSTONE, "", text),))
+
+
+def _deletion(kind: Kind, id_: str, patient_id: str | None, path: str) -> Entry:
+    return Entry(kind, id_, patient_id, path, DELETED, b"", None)
+
+
+_Read = tuple[Entry | list[Issue], str | None]  # what came of a Bundle entry; the resource it is, "Type/id"
+
+
+def _parse_bundle(
+    raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]
+) -> ParsedEvent:
+    whole = [issue for issue in found if entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY]
+    if whole:
+        return ParsedEvent(issues=tuple(whole))
+    if bundle.get("type") not in _BUNDLE_TYPES:
+        text = f"Accepted Bundle types are {', '.join(sorted(_BUNDLE_TYPES))}."
+        return ParsedEvent(issues=(Issue(Reason.UNSUPPORTED_BUNDLE, "Bundle.type", text),))
+    entries: list[dict[str, Any]] = bundle.get("entry", [])
+    setting = Setting(institution, raw.received_at, raw.offset, full_urls(entries), _medications(entries))
+    by_entry: dict[int, list[Issue]] = {}
+    for issue in found:
+        by_entry.setdefault(entry_of(issue.path) or 0, []).append(issue)
+    read: list[_Read] = []
+    for number, entry in enumerate(entries):
+        one = _read_entry(entry, number, setting, by_entry.get(number, []), raw.key)
+        if isinstance(one, str):
+            return ParsedEvent(erase=one)
+        if one is not None:
+            read.append(one)
+    return _settle(read)
+
+
+def _read_entry(
+    entry: dict[str, Any], number: int, setting: Setting, found: list[Issue], key: bytes | None
+) -> _Read | str | None:
+    """Read a Bundle entry; a string is a patient to erase, None an entry that says nothing here."""
+    request = entry.get("request") or {}
+    if request.get("method") == "DELETE":
+        return _read_deletion(str(request.get("url")), f"Bundle.entry[{number}]", key)
+    resource = entry.get("resource")
+    if not isinstance(resource, dict):
+        return (found, None) if found else None
+    kind = resource.get("resourceType")
+    path = f"Bundle.entry[{number}].resource"
+    if kind not in READERS:
+        unknown = [issue for issue in found if issue.path == path]
+        return (unknown, None) if unknown else None
+    named = setting.full_urls.get(str(entry.get("fullUrl")))
+    id_ = resource.get("id") or (named[1] if named else None)
+    name = f"{kind}/{id_}"
+    return (found, name) if found else (read_resource(resource, path, setting, id_), name)
+
+
+def _read_deletion(url: str, path: str, key: bytes | None) -> _Read | str | None:
+    type_, _, id_ = url.partition("/")
+    patient = (key or b"").decode("utf-8", "replace")
+    patient_id = patient.removeprefix("Patient/") if patient.startswith("Patient/") else None
+    match type_:
+        case "Patient" if id_:
+            return id_
+        case "Encounter" if id_:
+            return _deletion(Kind.ENCOUNTER, id_, patient_id, path), f"Encounter/{id_}"
+        case "Condition" | "MedicationRequest" | "MedicationStatement" | "MedicationAdministration" if id_:
+            if patient_id is None:
+                text = f"{path}: to delete a {type_} the message's key must name the patient."
+                return [Issue(Reason.SUBJECT_UNRESOLVABLE, path, text)], None
+            kind = READERS[type_][0]
+            return _deletion(kind, url if kind is Kind.MEDICATION else id_, patient_id, path), url
+    return None
+
+
+def _medications(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for entry in entries:
+        resource = entry.get("resource")
+        if isinstance(resource, dict) and resource.get("resourceType") == "Medication":
+            for name in (entry.get("fullUrl"), f"Medication/{resource.get('id')}"):
+                if name:
+                    found[str(name)] = resource
+    return found
+
+
+def _settle(read: list[_Read]) -> ParsedEvent:
+    """Part the good entries from the bad and from those that depend on a bad one."""
+    bad = {name for one, name in read if not isinstance(one, Entry) and name}
+    entries: list[Entry] = []
+    issues: list[Issue] = []
+    births = {
+        one.id: one.facts.birth_date
+        for one, _ in read
+        if isinstance(one, Entry) and isinstance(one.facts, PatientFacts) and one.facts.birth_date
+    }
+    for one, _ in read:
+        if not isinstance(one, Entry):
+            issues += one
+        elif f"Patient/{one.patient_id}" in bad or f"Encounter/{_encounter_of(one)}" in bad:
+            text = f"{one.path}: what it depends on was rejected."
+            issues.append(Issue(Reason.DEPENDS_ON_REJECTED, one.path, text))
+        elif _begins_before(one, births.get(one.patient_id or "")):
+            path = f"{one.path}.period.start"
+            issues.append(Issue(Reason.BIRTH_DATE_AFTER_ENCOUNTER, path, f"{path}: before the patient's birth."))
+        else:
+            entries.append(one)
+    return ParsedEvent(tuple(entries), tuple(issues))
+
+
+def _encounter_of(entry: Entry) -> str | None:
+    return getattr(entry.facts, "encounter", None)
+
+
+def _begins_before(entry: Entry, birth_date: Any) -> bool:
+    started = entry.facts.started if isinstance(entry.facts, EncounterFacts) else None
+    # A day's grace: UTC's date may lag the date in the hospital's zone.
+    return bool(birth_date and started and (birth_date - started.date()).days > 1)

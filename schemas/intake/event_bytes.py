@@ -1,0 +1,81 @@
+"""Stage 1 of validation: what is tested on the bytes, before anything reads them as FHIR."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from schemas.rejection import Issue, Reason
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_INNERMOST = re.compile(rb"\{\}|\[\]")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# \u0000 behind an even number of backslashes; an odd one before it makes it text.
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest accepted value in bytes and the deepest accepted nesting of objects and arrays."""
+
+    max_bytes: int = 5_000_000
+    max_depth: int = 64
+
+
+def read_json(value: bytes, limits: Limits) -> dict[str, Any] | Issue:
+    """Read one JSON object strictly (RFC 8259), or say what forbids it.
+
+    Duplicate keys pass here: the structure stage finds them, with their path.
+    """
+    if len(value) > limits.max_bytes:
+        return Issue(Reason.TOO_LARGE, "", f"{len(value)} bytes; at most {limits.max_bytes} are accepted.")
+    if b"\x00" in value or (b"\\u0000" in value and _ESCAPED_NUL.search(value)):
+        return Issue(Reason.NUL_CHARACTER, "", "U+0000 is not allowed in FHIR strings.")
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Issue(Reason.NOT_UTF8, "", f"Not UTF-8: byte {error.start}.")
+    if nesting_depth(value, limits.max_depth) > limits.max_depth:
+        return Issue(Reason.TOO_DEEP, "", f"Nested deeper than {limits.max_depth} levels.")
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        return Issue(Reason.NOT_JSON, "", f"Not JSON: {error.msg} at character {error.pos}.")
+    if not isinstance(document, dict):
+        return Issue(Reason.NOT_JSON, "", "A FHIR resource is a JSON object.")
+    return document
+
+
+def nesting_depth(value: bytes, enough: int) -> int:
+    """Return the nesting depth of JSON text, counted no further than `enough` + 1.
+
+    Peels the innermost brackets off, level by level, without looking at anything else; brackets inside
+    strings can break that, and only then strings are cut out first.
+
+    >>> nesting_depth(b'{"a": [{"b": "[["}]}', 64)
+    3
+    """
+    depth = _peel(value.translate(None, _NOT_BRACKETS), enough)
+    return _scan(_STRING.sub(b"", value).translate(None, _NOT_BRACKETS), enough) if depth is None else depth
+
+
+def _peel(brackets: bytes, enough: int) -> int | None:
+    """Count the levels of balanced brackets; None where they are not balanced or deeper than `enough`."""
+    for depth in range(enough + 1):
+        if not brackets:
+            return depth
+        brackets = _INNERMOST.sub(b"", brackets)
+    return None
+
+
+def _scan(brackets: bytes, enough: int) -> int:
+    depth = deepest = 0
+    for bracket in brackets:
+        depth += 1 if bracket in b"{[" else -1
+        deepest = max(deepest, depth)
+        if deepest > enough:
+            break
+    return deepest

@@ -1,0 +1,48 @@
+"""Which encounters are inpatient stays, which are parts of one, and which can be scored."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from schemas.history import EncounterFacts
+from schemas.institutions import StayRules
+
+
+def is_part(encounter_id: str, facts: EncounterFacts, rules: StayRules) -> bool:
+    """Tell whether an encounter is only a part of another and so never a stay or a readmission of its own.
+
+    A contact level decides where the sender gives one (German core data set, module Fall); else `partOf`.
+    """
+    if facts.level is not None:
+        return facts.level not in rules.stay_levels
+    return facts.part_of is not None and facts.part_of != encounter_id
+
+
+def is_inpatient(encounter_id: str, facts: EncounterFacts, rules: StayRules) -> bool:
+    """Tell whether an encounter is an inpatient stay under the institution's rules."""
+    if is_part(encounter_id, facts, rules) or not took_place(facts):
+        return False
+    if facts.class_code in rules.inpatient_classes:
+        return True
+    return (
+        rules.min_finished_hours is not None
+        and facts.status == "finished"
+        and facts.started is not None
+        and facts.ended is not None
+        and facts.ended - facts.started >= timedelta(hours=rules.min_finished_hours)
+    )
+
+
+def took_place(facts: EncounterFacts) -> bool:
+    """Tell whether the patient came: a planned encounter is a wish, not a visit."""
+    return facts.status != "planned"
+
+
+def admitted_at(facts: EncounterFacts) -> datetime | None:
+    """Return when the encounter began: `period.start`, None where nobody said."""
+    return facts.started
+
+
+def is_open(facts: EncounterFacts) -> bool:
+    """Tell whether the encounter has not ended, as far as is known."""
+    return facts.ended is None

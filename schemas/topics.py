@@ -1,0 +1,85 @@
+"""The topics: four families, one of each for every institution. No topic name is written elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schemas.institutions import institutions
+
+_DAYS_30_MS = 30 * 24 * 3600 * 1000
+
+
+class TopicFamily(StrEnum):
+    """What a topic carries; its name is `<family>.<institution>`."""
+
+    ENCOUNTERS = "encounters"
+    RISK = "risk"
+    FEATURES = "features"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A family's key, value and broker configuration; `record` names the Avro record, None for raw bytes."""
+
+    family: TopicFamily
+    key: str
+    record: str | None
+    config: dict[str, str]
+
+
+# The broker stamps arrival, so that no sender's clock decides a month's partition or a latency.
+# An event of event_max_bytes and its headers must fit into the rejected topic as well.
+_MAX_BYTES = {"max.message.bytes": str(12 * 1024 * 1024)}
+
+TOPIC_SPECS = {
+    TopicFamily.ENCOUNTERS: TopicSpec(
+        TopicFamily.ENCOUNTERS,
+        key="patient reference",
+        record=None,
+        config={
+            "cleanup.policy": "delete",
+            "retention.ms": str(_DAYS_30_MS),
+            "message.timestamp.type": "LogAppendTime",
+            **_MAX_BYTES,
+        },
+    ),
+    TopicFamily.RISK: TopicSpec(
+        TopicFamily.RISK,
+        key="patient reference",
+        record="RiskScore",
+        config={"cleanup.policy": "compact,delete", "retention.ms": str(_DAYS_30_MS)},
+    ),
+    TopicFamily.FEATURES: TopicSpec(
+        TopicFamily.FEATURES,
+        key="encounter pseudonym",
+        record="EncounterFeatures",
+        config={"cleanup.policy": "compact", "retention.ms": "-1"},
+    ),
+    TopicFamily.REJECTED: TopicSpec(
+        TopicFamily.REJECTED,
+        key="original key",
+        record=None,
+        config={"cleanup.policy": "delete", "retention.ms": str(_DAYS_30_MS), **_MAX_BYTES},
+    ),
+}
+
+
+def topic_name(family: TopicFamily, institution_id: str) -> str:
+    """Name a topic.
+
+    >>> topic_name(TopicFamily.RISK, "dkfz")
+    'risk.dkfz'
+    """
+    return f"{family}.{institution_id}"
+
+
+def institution_of(topic: str) -> str:
+    """Read the institution's id off a topic's name."""
+    return topic.partition(".")[2]
+
+
+def topic_names(family: TopicFamily) -> list[str]:
+    """Name the family's topics of all institutions."""
+    return [topic_name(family, id_) for id_ in institutions()]
