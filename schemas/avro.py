@@ -96,13 +96,17 @@ def require_backward_compatible(record: str, before: str, after: str) -> None:
     from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
     from avro.schema import parse
 
-    result = ReaderWriterCompatibilityChecker().get_compatibility(reader=parse(after), writer=parse(before))
+    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]  # the package is half typed
+    result = checker.get_compatibility(reader=parse(after), writer=parse(before))
     if result.compatibility is not SchemaCompatibilityType.compatible:
         raise IncompatibleSchemaError(f"{record}: {'; '.join(sorted(result.messages))}")
 
 
 if __name__ == "__main__":
     try:
-        print("\n".join(map(str, write())) if sys.argv[1:] == ["write"] else check() or "Avro schemas are current.")
+        if sys.argv[1:] == ["write"]:
+            print(*write(), sep="\n")
+        check()
+        print("The Avro schemas are current.")
     except IncompatibleSchemaError as error:
         sys.exit(f"{error}")

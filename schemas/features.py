@@ -66,11 +66,10 @@ def as_of(history: PatientHistory, encounter_id: str, facts: EncounterFacts) -> 
         return None
     if facts.ended is not None:
         return facts.ended
-    named = (
-        held.facts.known_from
-        for held in (*history.conditions.values(), *history.medications.values())
-        if held.facts and held.facts.encounter == encounter_id and held.facts.known_from
-    )
+    named = [
+        *_known_from(history.conditions.values(), encounter_id),
+        *_known_from(history.medications.values(), encounter_id),
+    ]
     return max(facts.started, facts.updated or facts.started, *named)
 
 
@@ -107,15 +106,24 @@ def featurize(
     )
 
 
+def _known_from(
+    held: Iterable[Held[ConditionFacts]] | Iterable[Held[MedicationFacts]], encounter_id: str
+) -> Iterable[datetime]:
+    for one in held:
+        if one.facts and one.facts.encounter == encounter_id and one.facts.known_from:
+            yield one.facts.known_from
+
+
 def _visits(history: PatientHistory, rules: StayRules) -> Iterable[tuple[str, EncounterFacts]]:
     for id_, held in history.encounters.items():
         if held.facts and took_place(held.facts) and not is_part(id_, held.facts, rules):
             yield id_, held.facts
 
 
-def _age(birth_date: date, at: datetime) -> float:
+def _age(birth_date: date, at: datetime) -> float | None:
     on = at.date()
-    return float(on.year - birth_date.year - ((on.month, on.day) < (birth_date.month, birth_date.day)))
+    years = on.year - birth_date.year - ((on.month, on.day) < (birth_date.month, birth_date.day))
+    return float(years) if years >= 0 else None
 
 
 def _active_codes(held: Iterable[Held[ConditionFacts]] | Iterable[Held[MedicationFacts]], at: datetime) -> float:

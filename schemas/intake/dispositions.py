@@ -44,5 +44,5 @@ def discharge_disposition(hospitalization: dict[str, Any]) -> str | None:
 def _german(extension: dict[str, Any]) -> str | None:
     for part in extension.get("extension", ()):
         if part.get("url") == "ErsteUndZweiteStelle":
-            return _GERMAN.get((part.get("valueCoding") or {}).get("code"), "oth")
+            return _GERMAN.get(str((part.get("valueCoding") or {}).get("code")), "oth")
     return None

@@ -27,6 +27,7 @@ class RawEvent:
     key: bytes | None
     value: bytes | None
     received_at: datetime
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

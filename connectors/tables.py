@@ -1,0 +1,131 @@
+"""The tables, as SQLAlchemy Core declares them; migrations make them, a test compares all three."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+_TIME = DateTime(timezone=True)
+
+patient_history = Table(
+    "patient_history",
+    metadata,
+    Column("institution", Text, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("revision", BigInteger, nullable=False, comment="counts the batches that changed it"),
+    Column("history", LargeBinary, nullable=False, comment="MessagePack, sealed with the institution's key"),
+    Column("updated_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("institution", "patient_pseudonym"),
+    comment="What is known of each patient; readable only with the institution's key.",
+)
+
+patient_encounters = Table(
+    "patient_encounters",
+    metadata,
+    Column("institution", Text, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("patient_pseudonym", Uuid, comment="null: deleted before anything else was heard of it"),
+    PrimaryKeyConstraint("institution", "encounter_pseudonym"),
+    comment="Whose each encounter is, for deletions that name no patient.",
+)
+
+risk_scores = Table(
+    "risk_scores",
+    metadata,
+    Column("record_id", Uuid, nullable=False),
+    Column("institution", Text, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("encounter_version", Text, nullable=False),
+    Column("status", Text, nullable=False, comment="final, amended or entered-in-error"),
+    Column("inpatient", Boolean, nullable=False),
+    Column("as_of", _TIME, nullable=False, comment="the time the features hold for"),
+    Column("received_at", _TIME, nullable=False, comment="the event's arrival at the broker"),
+    Column("scored_at", _TIME, nullable=False),
+    Column("probability", Double, comment="calibrated; null if retracted"),
+    Column("band", Text, comment="low, medium or high"),
+    Column("baseline", Double, comment="baseline and contributions add up to probability"),
+    Column("contributions", JSONB, nullable=False),
+    Column("features", JSONB),
+    Column("feature_set", SmallInteger, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("model_digest", Text, nullable=False),
+    Column("supersedes", Uuid),
+    Column("reason", Text, comment="why it supersedes"),
+    Column("topic_id", Uuid, nullable=False),
+    Column("source_partition", Integer, nullable=False),
+    Column("source_offset", BigInteger, nullable=False),
+    Column("superseded_by", Uuid, comment="null: this is the newest version"),
+    Column("superseded_at", _TIME),
+    PrimaryKeyConstraint("record_id", "received_at"),
+    Index("risk_scores_source", "topic_id", "source_partition", "source_offset"),
+    Index(
+        "risk_scores_latest",
+        "institution",
+        "encounter_pseudonym",
+        postgresql_where=text("superseded_by IS NULL"),
+    ),
+    comment="Every version of every score; partitioned by month of received_at.",
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+rejected_events = Table(
+    "rejected_events",
+    metadata,
+    Column("topic_id", Uuid, nullable=False),
+    Column("source_partition", Integer, nullable=False),
+    Column("source_offset", BigInteger, nullable=False),
+    Column("institution", Text, nullable=False),
+    Column("received_at", _TIME, nullable=False),
+    Column("rejected_at", _TIME, nullable=False),
+    Column("reason", Text, nullable=False, comment="the first issue's reason code"),
+    Column("issues", JSONB, nullable=False, comment='[{"reason", "path"}]'),
+    PrimaryKeyConstraint("topic_id", "source_partition", "source_offset"),
+    comment="Why events were rejected; their bytes are on rejected.<institution> only.",
+)
+
+stream_progress = Table(
+    "stream_progress",
+    metadata,
+    Column("topic_id", Uuid, nullable=False),
+    Column("source_partition", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("institution", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False, comment="every event below it has been applied"),
+    Column("scored", BigInteger, nullable=False, server_default="0"),
+    Column("updated", BigInteger, nullable=False, server_default="0"),
+    Column("unchanged", BigInteger, nullable=False, server_default="0"),
+    Column("retracted", BigInteger, nullable=False, server_default="0"),
+    Column("rejected", BigInteger, nullable=False, server_default="0"),
+    Column("updated_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("topic_id", "source_partition"),
+    comment="The fence: how far each partition has been applied, and how its events ended.",
+)
+
+intake_stops = Table(
+    "intake_stops",
+    metadata,
+    Column("institution", Text, primary_key=True),
+    Column("stopped_at", _TIME, nullable=False),
+    Column("rejected_share", Double, nullable=False),
+    comment="Institutions whose intake stopped because too many of their events were rejected.",
+)

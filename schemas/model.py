@@ -1,0 +1,134 @@
+"""What a model is to those who score with it: its card, its calibration, and how its explanation adds up.
+
+A model is one ONNX file. Input `features`: float32 [n, features], in the order of `schemas.features`.
+Output `contributions`: float32 [n, features], the path attributions of the uncalibrated forest; with the card's
+`raw_baseline` a row adds up to the forest's raw probability. The card travels in the file's metadata, under
+`METADATA_KEY`, as JSON, so that one digest covers everything a score depends on.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.features import FEATURE_NAMES, FEATURE_SET
+from schemas.messages import Band
+
+METADATA_KEY = "healthalliance.model_card"
+INPUT_NAME = "features"
+OUTPUT_NAME = "contributions"
+
+Floats = NDArray[np.float64]
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Platt's sigmoid on the raw probability: 1 / (1 + exp(-(slope · raw + intercept))).
+
+    Smooth on purpose: a stepwise calibration would blow contributions up where a step falls between the
+    baseline and the score.
+    """
+
+    slope: float
+    intercept: float
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Turn raw probabilities into calibrated ones, element by element."""
+        return np.asarray(1.0 / (1.0 + np.exp(-(self.slope * raw + self.intercept))), dtype=np.float64)
+
+    def steepness(self, raw: Floats) -> Floats:
+        """Return the derivative at `raw`."""
+        calibrated = self(raw)
+        return self.slope * calibrated * (1.0 - calibrated)
+
+
+class Thresholds(msgspec.Struct, frozen=True):
+    """The lowest calibrated probabilities of the bands medium and high."""
+
+    medium: float
+    high: float
+
+    def band(self, probability: float) -> Band:
+        """Place a probability.
+
+        >>> Thresholds(0.1, 0.3).band(0.3)
+        <Band.HIGH: 'high'>
+        """
+        if probability >= self.high:
+            return Band.HIGH
+        return Band.MEDIUM if probability >= self.medium else Band.LOW
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scorer must know of a model beside its forest; stored inside the ONNX file."""
+
+    feature_names: tuple[str, ...]
+    feature_set: int
+    raw_baseline: float
+    calibration: Calibration
+    thresholds: Thresholds
+
+    def matches_code(self) -> bool:
+        """Tell whether the model was made for this code's features: same names, order and set."""
+        return self.feature_names == FEATURE_NAMES and self.feature_set == FEATURE_SET
+
+
+class Model(Protocol):
+    """A loaded model: who it is, its card, and its forest."""
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The registered version; a file outside the registry goes by its digest."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the ONNX file, hexadecimal."""
+        ...
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    def contributions(self, rows: NDArray[np.float32]) -> Floats:
+        """Attribute rows [n, features]: the raw contributions [n, features]."""
+        ...
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """Calibrated probabilities [n], the baseline all rows start from, and contributions [n, features].
+
+    baseline + contributions.sum(axis=1) equals probability, to rounding.
+    """
+
+    probability: Floats
+    baseline: float
+    contributions: Floats
+
+
+def explain(model: Model, rows: NDArray[np.float32]) -> Explained:
+    """Score rows [n, features] and say why.
+
+    The raw contributions are scaled, a row by one factor, so that they add up on the calibrated scale; by the
+    mean value theorem the factor lies between the calibration's least and greatest slope.
+    """
+    card = model.card
+    raw = model.contributions(rows)
+    rise = raw.sum(axis=1)
+    probability = card.calibration(card.raw_baseline + rise)
+    baseline = float(card.calibration(np.asarray(card.raw_baseline)))
+    flat = np.abs(rise) < 1e-9
+    factor = np.where(
+        flat,
+        card.calibration.steepness(np.asarray(card.raw_baseline)),
+        (probability - baseline) / np.where(flat, 1.0, rise),
+    )
+    return Explained(probability, baseline, raw * factor[:, None])

@@ -1,0 +1,84 @@
+"""Score decided encounters in one run of the model: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from schemas.features import FEATURE_NAMES, FEATURE_SET
+from schemas.messages import RiskScore, ScoreStatus
+from schemas.model import Model, explain
+from streams.decision import ToScore
+
+
+def score(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> list[RiskScore]:
+    """Turn each decided encounter into its risk score, in the given order; `scored_at` in UTC."""
+    with_features = [one.message.features.vector() for one in to_score if one.message is not None]
+    rows = np.array(with_features, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
+    explained = explain(model, rows)
+    numbers = iter(zip(explained.probability.tolist(), explained.contributions.tolist(), strict=True))
+    return [
+        _score(one, model, scored_at, explained.baseline, *next(numbers))
+        if one.message is not None
+        else _retraction(one, model, scored_at)
+        for one in to_score
+    ]
+
+
+def _score(
+    one: ToScore, model: Model, scored_at: datetime, baseline: float, probability: float, contributions: list[float]
+) -> RiskScore:
+    message = one.message
+    assert message is not None
+    return RiskScore(
+        **_common(one, model, scored_at),
+        status=ScoreStatus.AMENDED if one.supersedes else ScoreStatus.FINAL,
+        inpatient=message.inpatient,
+        as_of=message.as_of,
+        probability=probability,
+        band=model.card.thresholds.band(probability),
+        baseline=baseline,
+        contributions=dict(zip(FEATURE_NAMES, contributions, strict=True)),
+        features=message.features,
+    )
+
+
+def _retraction(one: ToScore, model: Model, scored_at: datetime) -> RiskScore:
+    return RiskScore(
+        **_common(one, model, scored_at),
+        status=ScoreStatus.ENTERED_IN_ERROR,
+        inpatient=False,
+        as_of=one.event.raw.received_at,
+        probability=None,
+        band=None,
+        baseline=None,
+        contributions={},
+        features=None,
+    )
+
+
+def _common(one: ToScore, model: Model, scored_at: datetime) -> dict[str, Any]:
+    raw = one.event.raw
+    return {
+        "record_id": one.record_id,
+        "institution": one.event.sender.institution.id,
+        "patient_reference": f"Patient/{one.patient_id}",
+        "encounter_reference": f"Encounter/{one.encounter_id}",
+        "patient_pseudonym": one.patient_pseudonym,
+        "encounter_pseudonym": one.encounter_pseudonym,
+        "encounter_version": one.encounter_version,
+        "received_at": raw.received_at,
+        "scored_at": scored_at,
+        "feature_set": FEATURE_SET,
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_digest": model.digest,
+        "supersedes": one.supersedes.record_id if one.supersedes else None,
+        "reason": one.cause,
+        "topic_id": one.event.topic_id,
+        "source_partition": raw.partition,
+        "source_offset": raw.offset,
+    }
