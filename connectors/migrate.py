@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from schemas.errors import UnavailableError
 
 _LOCK = 7_205_759_403_792_794  # any number, the same in every process
+_T = TypeVar("_T")
 
 
 def migrate(database_url: str) -> None:
     """Apply what is missing, one process at a time; raise UnavailableError where the database does not answer."""
-    with _connected(database_url) as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        config = _config(connection)
-        command.upgrade(config, "head")
-        connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
-        connection.commit()
+    asyncio.run(_with_connection(database_url, _upgrade))
 
 
 def is_migrated(database_url: str) -> bool:
-    """Tell whether the database has the newest migration."""
-    with _connected(database_url) as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        return current == ScriptDirectory.from_config(_config(connection)).get_current_head()
+    """Tell whether the database has the newest migration; raise UnavailableError where it does not answer."""
+    return asyncio.run(_with_connection(database_url, _is_current))
+
+
+def _upgrade(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    command.upgrade(_config(connection), "head")
+    connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
+
+
+def _is_current(connection: Connection) -> bool:
+    current = MigrationContext.configure(connection).get_current_revision()
+    return current == ScriptDirectory.from_config(_config(connection)).get_current_head()
 
 
 def _config(connection: Connection) -> Config:
@@ -40,13 +49,12 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _connected(database_url: str) -> Connection:
+async def _with_connection(database_url: str, act: Callable[[Connection], _T]) -> _T:
+    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1))
     try:
-        return _engine(database_url).connect()
-    except OperationalError:
-        raise UnavailableError("PostgreSQL does not answer; look at DATABASE_URL.") from None
-
-
-def _engine(database_url: str) -> Engine:
-    # The synchronous driver; asyncpg is the hot path's.
-    return create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+        async with engine.begin() as connection:
+            return await connection.run_sync(act)
+    except (OSError, InterfaceError, OperationalError) as error:
+        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+    finally:
+        await engine.dispose()

@@ -1,7 +1,7 @@
 """The Avro schemas of the output topics: released ones in `schemas/avro_schemas`, generated from `schemas.messages`.
 
-    python -m schemas.avro write    releases a new version where a record has changed
-    python -m schemas.avro check    fails where a release is missing or cannot read the one before it
+python -m schemas.avro write    releases a new version where a record has changed
+python -m schemas.avro check    fails where a release is missing or cannot read the one before it
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def check() -> None:
         if not files or files[-1].read_text("utf-8") != generate(record):
             raise IncompatibleSchemaError(f"{record} has changed; release it with `python -m schemas.avro write`.")
         texts = [path.read_text("utf-8") for path in files]
-        for before, after in zip(texts, texts[1:], strict=False):
+        for before, after in pairwise(texts):
             require_backward_compatible(record, before, after)
 
 

@@ -141,9 +141,7 @@ def _started_since(since: datetime, visits: Iterable[EncounterFacts]) -> int:
     return sum(visit.started is not None and visit.started >= since for visit in visits)
 
 
-def _prior_inpatient_stays(
-    before: Iterable[tuple[str, EncounterFacts]], admitted: datetime, rules: StayRules
-) -> int:
+def _prior_inpatient_stays(before: Iterable[tuple[str, EncounterFacts]], admitted: datetime, rules: StayRules) -> int:
     """Count inpatient stays that ended within 365 days before `admitted`.
 
     A stay that overlaps the admission is the same stay, not a prior one (HOSPITAL).

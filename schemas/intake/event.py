@@ -58,9 +58,7 @@ def _parse(raw: RawEvent, institution: Institution, limits: Limits, validate: St
     if kind == "Bundle":
         return _parse_bundle(raw, document, institution, validate(raw.value, document))
     if not isinstance(kind, str) or kind not in READERS:
-        return ParsedEvent(
-            issues=(Issue(Reason.UNSUPPORTED_TYPE, "", f"Accepted are Bundle, {', '.join(READERS)}."),)
-        )
+        return ParsedEvent(issues=(Issue(Reason.UNSUPPORTED_TYPE, "", f"Accepted are Bundle, {', '.join(READERS)}."),))
     issues = validate(raw.value, document)
     if issues:
         return ParsedEvent(issues=tuple(issues))
@@ -85,9 +83,7 @@ def _deletion(kind: Kind, id_: str, patient_id: str | None, path: str) -> Entry:
 _Read = tuple[Entry | list[Issue], str | None]  # what came of a Bundle entry; the resource it is, "Type/id"
 
 
-def _parse_bundle(
-    raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]
-) -> ParsedEvent:
+def _parse_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]) -> ParsedEvent:
     whole = [issue for issue in found if entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY]
     if whole:
         return ParsedEvent(issues=tuple(whole))

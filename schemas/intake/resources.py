@@ -38,24 +38,24 @@ ASSUMED_SUPPLY = timedelta(days=30)
 
 # https://hl7.org/fhir/R4/valueset-encounter-status.html and its fellows: required bindings
 _ENCOUNTER_STATUS = frozenset(
-    "planned arrived triaged in-progress onleave finished cancelled entered-in-error unknown".split()
+    ["planned", "arrived", "triaged", "in-progress", "onleave", "finished", "cancelled", "entered-in-error", "unknown"]
 )
-_GENDER = frozenset("male female other unknown".split())
-_CLINICAL_STATUS = frozenset("active recurrence relapse inactive remission resolved".split())
-_VERIFICATION = frozenset("unconfirmed provisional differential confirmed refuted entered-in-error".split())
+_GENDER = frozenset(["male", "female", "other", "unknown"])
+_CLINICAL_STATUS = frozenset(["active", "recurrence", "relapse", "inactive", "remission", "resolved"])
+_VERIFICATION = frozenset(["unconfirmed", "provisional", "differential", "confirmed", "refuted", "entered-in-error"])
 _MEDICATION_STATUS = {
     "MedicationRequest": frozenset(
-        "active on-hold cancelled completed entered-in-error stopped draft unknown".split()
+        ["active", "on-hold", "cancelled", "completed", "entered-in-error", "stopped", "draft", "unknown"]
     ),
     "MedicationStatement": frozenset(
-        "active completed entered-in-error intended stopped on-hold unknown not-taken".split()
+        ["active", "completed", "entered-in-error", "intended", "stopped", "on-hold", "unknown", "not-taken"]
     ),
     "MedicationAdministration": frozenset(
-        "in-progress not-done on-hold completed entered-in-error stopped unknown".split()
+        ["in-progress", "not-done", "on-hold", "completed", "entered-in-error", "stopped", "unknown"]
     ),
 }
-_MEDICATION_VOID = frozenset("entered-in-error cancelled draft not-taken not-done intended".split())
-_MEDICATION_ENDED = frozenset("completed stopped".split())
+_MEDICATION_VOID = frozenset(["entered-in-error", "cancelled", "draft", "not-taken", "not-done", "intended"])
+_MEDICATION_ENDED = frozenset(["completed", "stopped"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +240,7 @@ def _read_medication(resource: dict[str, Any], id_: str, reading: _Reading) -> F
         code=_concept(resource.get("medicationCodeableConcept")) or _referenced_medication(resource, reading) or id_,
         known_from=known_from,
         until=until,
-        encounter=resolve(
-            resource.get("encounter") or resource.get("context"), "Encounter", reading.setting.full_urls
-        ),
+        encounter=resolve(resource.get("encounter") or resource.get("context"), "Encounter", reading.setting.full_urls),
     )
 
 

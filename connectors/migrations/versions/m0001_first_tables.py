@@ -151,8 +151,9 @@ GROUP BY institution, day;
 
 def upgrade() -> None:
     """Make everything."""
-    for part in (_TABLES, _PARTITIONS, _VIEWS):
-        op.execute(part)
+    for statement in (*_TABLES.split(";\n"), _PARTITIONS, *_VIEWS.split(";\n")):
+        if statement.strip():
+            op.execute(statement)
 
 
 def downgrade() -> None:

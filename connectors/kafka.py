@@ -1,0 +1,167 @@
+"""Kafka's edges: topics and their ids, publishing with every delivery confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connectors.settings import Settings
+from schemas.errors import UnavailableError
+from schemas.institutions import institutions
+from schemas.topics import TOPIC_SPECS, TopicFamily, topic_name
+
+_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutMessage:
+    """A message to be published; a value of None is a tombstone."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Publisher:
+    """An idempotent producer that reports a message as published only when all replicas have it."""
+
+    def __init__(self, bootstrap_servers: str, *, linger_ms: int = 5) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": linger_ms,
+                "compression.type": "lz4",
+                "message.max.bytes": 12 * 1024 * 1024,
+                "delivery.timeout.ms": 30_000,
+                "queue.buffering.max.messages": 200_000,
+                "log_level": 3,
+            },
+            logger=_silent,
+        )
+        self._failed: KafkaError | None = None
+
+    def publish(self, messages: Iterable[OutMessage]) -> None:
+        """Publish and wait until every message is confirmed; raise UnavailableError if any is not. Blocks."""
+        self._failed = None
+        for message in messages:
+            self.send(message)
+        self.flush()
+
+    def send(self, message: OutMessage, partition: int = -1) -> None:
+        """Hand a message over; `flush` tells whether it arrived. Waits while the buffer is full."""
+        while True:
+            try:
+                self._producer.produce(
+                    message.topic,
+                    value=message.value,
+                    key=message.key,
+                    partition=partition,
+                    headers=list(message.headers) if message.headers else None,
+                    on_delivery=self._delivered,
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise UnavailableError(f"Kafka refuses a message for {message.topic}: {error.args[0].str()}") from error
+            else:
+                break
+
+    def flush(self) -> None:
+        """Wait for all that was sent; raise UnavailableError if anything failed to arrive."""
+        left = self._producer.flush(_TIMEOUT_S * 3)
+        failed, self._failed = self._failed, None
+        if failed is not None or left:
+            raise UnavailableError(f"Kafka did not confirm every message ({failed or 'time is up'}).")
+
+    def poll(self) -> None:
+        """Serve delivery reports without waiting."""
+        self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed = error
+
+
+def ensure_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, return their names; raise UnavailableError where Kafka does not answer."""
+    admin = _admin(settings.kafka_bootstrap_servers)
+    present = _list_topics(admin)
+    missing = [
+        NewTopic(
+            topic_name(family, id_),
+            num_partitions=settings.topic_partitions,
+            replication_factor=settings.kafka_replication_factor,
+            config=spec.config,
+        )
+        for family, spec in TOPIC_SPECS.items()
+        for id_ in institutions()
+        if topic_name(family, id_) not in present
+    ]
+    if missing:
+        for name, future in admin.create_topics(missing, operation_timeout=_TIMEOUT_S).items():
+            _await(future, f"create topic {name}")
+    return [topic.topic for topic in missing]
+
+
+def present_topics(settings: Settings) -> set[str]:
+    """List the topics that the broker has; raise UnavailableError where it does not answer."""
+    return _list_topics(_admin(settings.kafka_bootstrap_servers))
+
+
+def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
+    """Return each topic's id, which a topic made anew under the same name does not share."""
+    admin = _admin(bootstrap_servers)  # kept until the answers are in: its end is theirs
+    futures = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
+    described = {name: _await(future, f"describe topic {name}") for name, future in futures.items()}
+    return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
+
+
+def encounter_topics() -> list[str]:
+    """Name the topics that hospitals publish to."""
+    return [topic_name(TopicFamily.ENCOUNTERS, id_) for id_ in institutions()]
+
+
+def _uuid_text(topic_id: Any) -> str:
+    number = (topic_id.get_most_significant_bits() % 2**64 << 64) | topic_id.get_least_significant_bits() % 2**64
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _admin(bootstrap_servers: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0}, logger=_silent)
+
+
+def _list_topics(admin: AdminClient) -> set[str]:
+    try:
+        return set(admin.list_topics(timeout=_TIMEOUT_S).topics)
+    except KafkaException as error:
+        raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
+
+
+def _await(future: Any, what: str) -> Any:
+    try:
+        return future.result(_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return None
+        raise UnavailableError(f"Kafka could not {what}: {error.args[0].str()}") from error
+
+
+class _Silent:
+    """librdkafka's own log lines; what matters comes back as errors."""
+
+    def log(self, *_: object, **__: object) -> None:
+        """Drop it."""
+
+    debug = info = warning = error = critical = log
+
+
+_silent: Any = _Silent()

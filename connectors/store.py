@@ -1,0 +1,367 @@
+"""PostgreSQL on the hot path: one transaction a batch, with few round trips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from schemas.errors import FencedError, UnavailableError
+from schemas.messages import RiskScore
+from schemas.rejection import Issue
+
+# What asyncpg raises when the world is bad for a while; a retry may find it good again.
+TRANSIENT = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.UniqueViolationError,  # two workers met a new patient at once; the second finds it known
+)
+
+_NOT_STORED = frozenset({"patient_reference", "encounter_reference"})
+SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.name not in _NOT_STORED)
+_UUID_COLUMNS = frozenset({"record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "topic_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A topic's partition, by the topic's id: a topic made anew under an old name is another one."""
+
+    topic_id: str
+    topic: str
+    institution: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHistory:
+    """A patient's sealed history and how many batches have changed it."""
+
+    revision: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far a partition has been applied now, and how many of its events ended in which way."""
+
+    partition: Partition
+    next_offset: int
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A rejected event's coordinates and issues."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    institution: str
+    received_at: datetime
+    issues: tuple[Issue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """All that one batch changes. Histories are (institution, patient pseudonym) → (revision before, sealed)."""
+
+    now: datetime
+    advances: Sequence[Advance]
+    histories: Mapping[tuple[str, str], tuple[int, bytes]]
+    patient_of: Mapping[tuple[str, str], str | None]
+    scores: Sequence[RiskScore]
+    superseded: Sequence[tuple[str, datetime, str]]  # record, its received_at, the record that replaces it
+    rejected: Sequence[RejectedRow]
+    erased: Sequence[tuple[str, str]]
+
+
+class Batch:
+    """An open transaction: read with `lock_progress` and `load_…`, write once with `write`."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+
+    async def lock_progress(self, first_offsets: Mapping[Partition, int], now: datetime) -> dict[Partition, int]:
+        """Lock the partitions' progress rows and return each next offset; a new partition starts at the given one.
+
+        The row of a new partition is made before it is locked, so that two workers cannot both be its first.
+        """
+        ordered = sorted(first_offsets, key=lambda one: (one.topic_id, one.number))
+        numbers = [one.topic_id for one in ordered], [one.number for one in ordered]
+        rows = await self._connection.fetch(_LOCK_PROGRESS, *numbers)
+        if len(rows) < len(ordered):
+            await self._connection.execute(
+                """INSERT INTO stream_progress
+                       (topic_id, source_partition, topic, institution, next_offset, updated_at)
+                   SELECT *, $6 FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::bigint[])
+                   ON CONFLICT DO NOTHING""",
+                *numbers,
+                [one.topic for one in ordered],
+                [one.institution for one in ordered],
+                [first_offsets[one] for one in ordered],
+                now,
+            )
+            rows = await self._connection.fetch(_LOCK_PROGRESS, *numbers)
+        found = {(str(row["topic_id"]), row["source_partition"]): row["next_offset"] for row in rows}
+        return {one: found[one.topic_id, one.number] for one in ordered}
+
+    async def load_histories(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], StoredHistory]:
+        """Lock and return the histories of (institution, patient pseudonym) that exist."""
+        ordered = sorted(keys)
+        rows = await self._connection.fetch(
+            """SELECT institution, patient_pseudonym, revision, history FROM patient_history
+               JOIN unnest($1::text[], $2::uuid[]) AS wanted(institution, patient_pseudonym)
+               USING (institution, patient_pseudonym)
+               ORDER BY institution, patient_pseudonym FOR UPDATE OF patient_history""",
+            [institution for institution, _ in ordered],
+            [pseudonym for _, pseudonym in ordered],
+        )
+        return {
+            (row["institution"], str(row["patient_pseudonym"])): StoredHistory(row["revision"], row["history"])
+            for row in rows
+        }
+
+    async def load_patients_of(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
+        """Return whose the encounters (institution, encounter pseudonym) are, as far as they are known."""
+        ordered = sorted(keys)
+        rows = await self._connection.fetch(
+            """SELECT institution, encounter_pseudonym, patient_pseudonym FROM patient_encounters
+               JOIN unnest($1::text[], $2::uuid[]) AS wanted(institution, encounter_pseudonym)
+               USING (institution, encounter_pseudonym)""",
+            [institution for institution, _ in ordered],
+            [pseudonym for _, pseudonym in ordered],
+        )
+        return {(row["institution"], str(row["encounter_pseudonym"])): _text(row["patient_pseudonym"]) for row in rows}
+
+    async def load_results(self, partition: Partition, first: int, last: int) -> list[dict[str, Any]]:
+        """Return the scores that events first..last (inclusive) of a partition have caused, in offset order."""
+        rows = await self._connection.fetch(
+            f"""SELECT {", ".join(SCORE_COLUMNS)} FROM risk_scores
+                WHERE topic_id = $1 AND source_partition = $2 AND source_offset BETWEEN $3 AND $4
+                ORDER BY source_offset, scored_at""",
+            partition.topic_id,
+            partition.number,
+            first,
+            last,
+        )
+        return [_score_values(row) for row in rows]
+
+    async def load_rejected(self, partition: Partition, first: int, last: int) -> dict[int, list[dict[str, str]]]:
+        """Return the issues of the rejected events first..last (inclusive) of a partition, by offset."""
+        rows = await self._connection.fetch(
+            """SELECT source_offset, issues FROM rejected_events
+               WHERE topic_id = $1 AND source_partition = $2 AND source_offset BETWEEN $3 AND $4""",
+            partition.topic_id,
+            partition.number,
+            first,
+            last,
+        )
+        return {row["source_offset"]: json.loads(row["issues"]) for row in rows}
+
+    async def write(self, writes: Writes) -> None:
+        """Write all that the batch changes."""
+        await self._write_histories(writes)
+        await self._write_patients_of(writes)
+        await self._write_scores(writes)
+        await self._write_rejected(writes)
+        await self._advance(writes.advances, writes.now)
+
+    async def _write_histories(self, writes: Writes) -> None:
+        new = [(*key, sealed) for key, (revision, sealed) in writes.histories.items() if revision == 0]
+        old = [(*key, revision, sealed) for key, (revision, sealed) in writes.histories.items() if revision > 0]
+        if new:
+            await self._connection.execute(
+                """INSERT INTO patient_history (institution, patient_pseudonym, revision, history, updated_at)
+                   SELECT institution, pseudonym, 1, history, $4
+                   FROM unnest($1::text[], $2::uuid[], $3::bytea[]) AS new(institution, pseudonym, history)""",
+                *map(list, zip(*new, strict=True)),
+                writes.now,
+            )
+        if old:
+            status = await self._connection.execute(
+                """UPDATE patient_history AS held
+                   SET revision = new.revision + 1, history = new.history, updated_at = $5
+                   FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bytea[])
+                       AS new(institution, pseudonym, revision, history)
+                   WHERE held.institution = new.institution AND held.patient_pseudonym = new.pseudonym
+                     AND held.revision = new.revision""",
+                *map(list, zip(*old, strict=True)),
+                writes.now,
+            )
+            _require_count(status, len(old))
+
+    async def _write_patients_of(self, writes: Writes) -> None:
+        if writes.patient_of:
+            await self._connection.execute(
+                """INSERT INTO patient_encounters (institution, encounter_pseudonym, patient_pseudonym)
+                   SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[])
+                   ON CONFLICT (institution, encounter_pseudonym)
+                   DO UPDATE SET patient_pseudonym = coalesce(excluded.patient_pseudonym,
+                                                              patient_encounters.patient_pseudonym)""",
+                [institution for institution, _ in writes.patient_of],
+                [pseudonym for _, pseudonym in writes.patient_of],
+                list(writes.patient_of.values()),
+            )
+
+    async def _write_scores(self, writes: Writes) -> None:
+        if writes.scores:
+            await self._connection.copy_records_to_table(
+                "risk_scores", records=[_score_row(score) for score in writes.scores], columns=SCORE_COLUMNS
+            )
+        if writes.superseded:
+            await self._connection.execute(
+                """UPDATE risk_scores AS old SET superseded_by = new.record, superseded_at = $4
+                   FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS new(old_record, received_at, record)
+                   WHERE old.record_id = new.old_record AND old.received_at = new.received_at""",
+                *map(list, zip(*writes.superseded, strict=True)),
+                writes.now,
+            )
+        for institution, pseudonym in writes.erased:
+            await self._connection.execute(
+                "DELETE FROM risk_scores WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
+            )
+
+    async def _write_rejected(self, writes: Writes) -> None:
+        if writes.rejected:
+            await self._connection.copy_records_to_table(
+                "rejected_events",
+                records=[
+                    (
+                        one.topic_id,
+                        one.partition,
+                        one.offset,
+                        one.institution,
+                        one.received_at,
+                        writes.now,
+                        str(one.issues[0].reason),
+                        json.dumps([{"reason": issue.reason, "path": issue.shared_path} for issue in one.issues]),
+                    )
+                    for one in writes.rejected
+                ],
+                columns=(
+                    "topic_id",
+                    "source_partition",
+                    "source_offset",
+                    "institution",
+                    "received_at",
+                    "rejected_at",
+                    "reason",
+                    "issues",
+                ),
+            )
+
+    async def _advance(self, advances: Sequence[Advance], now: datetime) -> None:
+        await self._connection.execute(
+            """UPDATE stream_progress AS held SET
+                   next_offset = new.next_offset,
+                   scored = held.scored + new.scored,
+                   updated = held.updated + new.updated,
+                   unchanged = held.unchanged + new.unchanged,
+                   retracted = held.retracted + new.retracted,
+                   rejected = held.rejected + new.rejected,
+                   updated_at = $9
+               FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                           $7::bigint[], $8::bigint[])
+                   AS new(topic_id, partition, next_offset, scored, updated, unchanged, retracted, rejected)
+               WHERE held.topic_id = new.topic_id AND held.source_partition = new.partition""",
+            [one.partition.topic_id for one in advances],
+            [one.partition.number for one in advances],
+            [one.next_offset for one in advances],
+            *([one.outcomes.get(outcome, 0) for one in advances] for outcome in _OUTCOMES),
+            now,
+        )
+
+
+_OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
+
+_LOCK_PROGRESS = """
+SELECT topic_id, source_partition, next_offset FROM stream_progress
+JOIN unnest($1::uuid[], $2::int[]) AS wanted(topic_id, source_partition) USING (topic_id, source_partition)
+ORDER BY topic_id, source_partition FOR UPDATE OF stream_progress
+"""
+
+
+class Store:
+    """A worker's connections to PostgreSQL."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Batch]:
+        """Open a batch's transaction: committed at the end of the block, rolled back if it raises."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            yield Batch(connection)
+
+    async def ensure_partitions(self) -> None:
+        """Make the month partitions of now and the next two months where they are missing."""
+        await self._pool.execute("SELECT ensure_risk_score_partitions(current_date, 3)")
+
+    async def stopped_intakes(self) -> set[str]:
+        """List the institutions whose intake is stopped."""
+        rows = await self._pool.fetch("SELECT institution FROM intake_stops")
+        return {row["institution"] for row in rows}
+
+    async def stop_intake(self, institution: str, share: float) -> None:
+        """Stop an institution's intake for all workers until it is resumed."""
+        await self._pool.execute(
+            "INSERT INTO intake_stops VALUES ($1, now(), $2) ON CONFLICT DO NOTHING", institution, share
+        )
+
+    async def is_up(self) -> bool:
+        """Tell whether the database answers."""
+        try:
+            return bool(await self._pool.fetchval("SELECT 1"))
+        except TRANSIENT:
+            return False
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close()
+
+
+async def connect(database_url: str) -> Store:
+    """Connect; raise UnavailableError where the database does not answer."""
+    try:
+        return Store(await asyncpg.create_pool(database_url, min_size=1, max_size=4, timeout=10, command_timeout=30))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+
+
+def _score_row(score: RiskScore) -> tuple[object, ...]:
+    values = vars(score)
+    return tuple(
+        orjson.dumps(vars(values[name])).decode()
+        if name == "features" and values[name] is not None
+        else orjson.dumps(values[name]).decode()
+        if name == "contributions"
+        else values[name]
+        for name in SCORE_COLUMNS
+    )
+
+
+def _score_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: _text(row[name]) if name in _UUID_COLUMNS else row[name] for name in SCORE_COLUMNS}
+    values["contributions"] = json.loads(values["contributions"])
+    values["features"] = json.loads(values["features"]) if values["features"] else None
+    return values
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _require_count(status: str, expected: int) -> None:
+    if int(status.rpartition(" ")[2]) != expected:
+        raise FencedError("A patient's history was changed by another worker meanwhile.")

@@ -1,0 +1,80 @@
+"""The stream processor: the whole way of a batch, on one page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import faust
+from faust.types import TP, StreamT
+
+from connectors.kafka import encounter_topics
+from connectors.settings import Settings
+from streams.processor import Processor
+from streams.transport import RunTransport, records_of
+
+
+class ScoringApp(faust.App):
+    """A Faust app whose consumer hands over runs of records."""
+
+    def _new_transport(self) -> RunTransport:
+        return RunTransport(self.conf.broker_consumer, self)
+
+
+def create_app(
+    settings: Settings,
+    processor: Processor,
+    *,
+    on_assigned: Callable[[], Awaitable[None]],
+    fail: Callable[[BaseException], None],
+) -> faust.App:
+    """Declare the app; nothing runs until a worker starts it.
+
+    `on_assigned` is awaited when partitions were handed out, `fail` ends the process: an exception that left the
+    agent would acknowledge the batch it died on.
+    """
+    app = ScoringApp(
+        settings.consumer_group,
+        broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        datadir=str(settings.data_dir / "faust"),
+        store="memory://",
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=settings.batch_max_events,
+        broker_commit_every=1,
+        broker_commit_interval=0.5,
+        stream_buffer_maxsize=65536,
+        stream_wait_empty=False,
+        cython_optimizations=True,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    encounters = app.topic(*encounter_topics(), key_serializer="raw", value_serializer="raw")
+
+    @app.on_partitions_assigned.connect
+    async def assigned(*_: Any, assigned: set[TP] | None = None, **__: Any) -> None:
+        await on_assigned()
+
+    @app.agent(encounters, concurrency=1)
+    async def score_encounters(runs_of_events: StreamT[bytes]) -> None:
+        try:
+            async for runs in runs_of_events.noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
+                records = [record for run in runs for record in records_of(run.message)]
+                events = await asyncio.to_thread(processor.read, records)  # parse, validate
+                results = await processor.apply(events)  # decide, commit
+                await processor.publish(results)  # after the commit, every delivery confirmed
+                for run in runs:
+                    run.ack()
+        except asyncio.CancelledError:
+            raise  # stopped: what is not acknowledged comes again
+        except BaseException as error:
+            fail(error)
+            raise
+
+    return app
+
+
+# The transport bounds what is there by batch_max_events a poll; a take of every run there is makes one batch.
+_ALL_THERE_ARE = 64

@@ -1,0 +1,319 @@
+"""The steps of a batch: read, apply in one transaction, publish. Each is called from the page in `streams.app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Protocol
+
+import stamina
+
+from connectors.kafka import OutMessage, Publisher
+from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
+from schemas.errors import FencedError, UnavailableError
+from schemas.history import PatientHistory, decode_history, encode_history
+from schemas.intake.event import RawEvent, parse_event
+from schemas.intake.event_bytes import Limits
+from schemas.intake.structure import StructureValidator
+from schemas.messages import RiskScore
+from schemas.model import Model
+from streams import metrics
+from streams.decision import (
+    Decision,
+    Event,
+    FeaturesChange,
+    Known,
+    Outcome,
+    PatientKey,
+    Rejected,
+    Sender,
+    decide,
+    encounters_of,
+    patients_of,
+)
+from streams.outgoing import erasure_message, features_out, rejected_message, risk_message
+from streams.republishing import current_features, stored_rejections, stored_scores
+from streams.scoring import score
+
+
+class Record(Protocol):
+    """A Kafka record, as aiokafka hands it over."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a committed batch has to publish."""
+
+    outcomes: list[tuple[Event, Outcome]] = field(default_factory=list)
+    scores: list[RiskScore] = field(default_factory=list)
+    features: list[FeaturesChange] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
+
+
+class Processor:
+    """Holds what the steps need; `model` may be replaced between two batches, None folds and featurizes only."""
+
+    def __init__(
+        self,
+        *,
+        senders: Mapping[str, Sender],
+        limits: Limits,
+        validate: StructureValidator,
+        store: Store,
+        publisher: Publisher,
+        schema_ids: Mapping[str, int],
+        retry_timeout_s: float,
+    ) -> None:
+        self._senders, self._limits, self._validate = senders, limits, validate
+        self._store, self._publisher, self._schema_ids = store, publisher, schema_ids
+        self._retry_timeout_s = retry_timeout_s
+        self.topic_ids: Mapping[str, str] = {}
+        self.model: Model | None = None
+        self.in_trouble = False
+        self._expected: dict[Partition, int] = {}
+
+    def forget_progress(self) -> None:
+        """Forget how far this worker has applied: partitions were handed out anew."""
+        self._expected.clear()
+
+    # --- read
+
+    def read(self, records: Iterable[Record]) -> list[Event]:
+        """Parse and validate records, in the given order."""
+        with _timed("read"):
+            return [self._read(record) for record in records]
+
+    def _read(self, record: Record) -> Event:
+        sender = self._senders[record.topic]
+        raw = RawEvent(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.key,
+            record.value,
+            datetime.fromtimestamp(record.timestamp / 1000, UTC),
+            tuple(record.headers),
+        )
+        parsed = parse_event(raw, sender.institution, self._limits, self._validate)
+        return Event(raw, parsed, sender, self.topic_ids[record.topic])
+
+    # --- apply
+
+    async def apply(self, events: Sequence[Event]) -> Results:
+        """Decide a batch and commit it, once; retry while PostgreSQL is away, for `retry_timeout_s` at most.
+
+        Raises FencedError if another worker has moved on with one of the partitions, and asyncpg's error once
+        the time for retries is up.
+        """
+        async for attempt in stamina.retry_context(
+            on=TRANSIENT, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0
+        ):
+            with attempt:
+                self._note_trouble("postgres", attempt.num > 1)
+                async with self._store.batch() as batch:
+                    results, reached = await self._apply(batch, events)
+        self._expected.update(reached)
+        self._note_trouble("postgres", False)
+        _count(events, results)
+        return results
+
+    def _note_trouble(self, part: str, trouble: bool) -> None:
+        self.in_trouble = trouble
+        if trouble:
+            metrics.RETRIES.labels(part).inc()
+
+    async def _apply(self, batch: Batch, events: Sequence[Event]) -> tuple[Results, dict[Partition, int]]:
+        now = datetime.now(UTC)
+        firsts = _first_offsets(events)
+        with _timed("load"):
+            reached = await batch.lock_progress(firsts, now)
+            self._require_own(reached, events)
+            stored = await batch.load_histories(patients_of(events))
+            patient_of = await batch.load_patients_of(encounters_of(events))
+            missing = {(i, p) for (i, _), p in patient_of.items() if p is not None} - stored.keys()
+            stored |= await batch.load_histories(missing) if missing else {}
+        fresh = [event for event in events if event.raw.offset >= reached[_partition(event)]]
+        with _timed("decide"):
+            histories = self._unseal(stored)
+            decision = decide(fresh, Known(histories, patient_of), self.model.version if self.model else None)
+            scores = score(decision.to_score, self.model, now) if self.model and decision.to_score else []
+            writes = self._writes(decision, scores, stored, now)
+        with _timed("write"):
+            if writes.advances:
+                await batch.write(writes)
+        results = Results(
+            decision.outcomes,
+            scores,
+            decision.features,
+            decision.rejected,
+            [(key[0], patient_id) for _, key, patient_id in decision.erased],
+        )
+        if len(fresh) < len(events):
+            again = await self._again(batch, events, reached, {**histories, **decision.histories})
+            results = Results(
+                decision.outcomes,
+                again.scores + results.scores,
+                again.features + results.features,
+                again.rejected + results.rejected,
+                again.erased + results.erased,
+            )
+        return results, {one.partition: one.next_offset for one in writes.advances}
+
+    def _require_own(self, reached: Mapping[Partition, int], events: Sequence[Event]) -> None:
+        ends = {_partition(event): event.raw.offset + 1 for event in events}
+        for partition, next_offset in reached.items():
+            expected = self._expected.get(partition)
+            # A commit whose answer was lost has moved the row to this very batch's end.
+            if expected is not None and next_offset not in (expected, ends[partition]):
+                raise FencedError(f"{partition.topic}/{partition.number} was moved by another worker.")
+
+    def _unseal(self, stored: Mapping[PatientKey, StoredHistory]) -> dict[PatientKey, PatientHistory]:
+        keys = {sender.institution.id: sender.keys for sender in self._senders.values()}
+        return {key: decode_history(keys[key[0]].unseal(held.sealed, key[1])) for key, held in stored.items()}
+
+    def _writes(
+        self,
+        decision: Decision,
+        scores: list[RiskScore],
+        stored: Mapping[PatientKey, StoredHistory],
+        now: datetime,
+    ) -> Writes:
+        keys = {sender.institution.id: sender.keys for sender in self._senders.values()}
+        return Writes(
+            now=now,
+            advances=_advances(decision),
+            histories={
+                key: (
+                    stored[key].revision if key in stored else 0,
+                    keys[key[0]].seal(encode_history(history), key[1]),
+                )
+                for key, history in decision.histories.items()
+            },
+            patient_of=decision.patient_of,
+            scores=scores,
+            superseded=[
+                (one.supersedes.record_id, one.supersedes.received_at, one.record_id)
+                for one in decision.to_score
+                if one.supersedes is not None
+            ],
+            rejected=[_rejected_row(one) for one in decision.rejected],
+            erased=[key for _, key, _ in decision.erased],
+        )
+
+    async def _again(
+        self,
+        batch: Batch,
+        events: Sequence[Event],
+        reached: Mapping[Partition, int],
+        histories: Mapping[PatientKey, PatientHistory],
+    ) -> Results:
+        """Gather the results of the events that were applied before."""
+        before = [event for event in events if event.raw.offset < reached[_partition(event)]]
+        firsts = _first_offsets(before)
+        scores, rejected = [], {}
+        for partition, first in firsts.items():
+            last = max(event.raw.offset for event in before if _partition(event) == partition)
+            scores += stored_scores(before, await batch.load_results(partition, first, last), histories)
+            for offset, issues in (await batch.load_rejected(partition, first, last)).items():
+                rejected[partition.topic_id, partition.number, offset] = issues
+        for event in before:
+            metrics.REPUBLISHED.labels(event.sender.institution.id).inc()
+        return Results(
+            [],
+            scores,
+            current_features(before, histories, patients_of(before)),
+            stored_rejections(before, rejected),
+            [(event.sender.institution.id, event.parsed.erase) for event in before if event.parsed.erase],
+        )
+
+    # --- publish
+
+    async def publish(self, results: Results) -> None:
+        """Publish a committed batch's results and wait for every confirmation; retry as `apply` does."""
+        with _timed("publish"):
+            messages = self._messages(results)
+            if not messages:
+                return
+            async for attempt in stamina.retry_context(
+                on=UnavailableError, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0
+            ):
+                with attempt:
+                    self._note_trouble("kafka", attempt.num > 1)
+                    await asyncio.to_thread(self._publisher.publish, messages)
+            self._note_trouble("kafka", False)
+
+    def _messages(self, results: Results) -> list[OutMessage]:
+        return [
+            *(erasure_message(institution, patient_id) for institution, patient_id in results.erased),
+            *(risk_message(one, self._schema_ids) for one in results.scores),
+            *(features_out(one, self._schema_ids) for one in results.features),
+            *(rejected_message(one) for one in results.rejected),
+        ]
+
+
+def _partition(event: Event) -> Partition:
+    return Partition(event.topic_id, event.raw.topic, event.sender.institution.id, event.raw.partition)
+
+
+def _first_offsets(events: Iterable[Event]) -> dict[Partition, int]:
+    firsts: dict[Partition, int] = {}
+    for event in events:
+        firsts.setdefault(_partition(event), event.raw.offset)
+    return firsts
+
+
+def _advances(decision: Decision) -> list[Advance]:
+    ends: dict[Partition, int] = {}
+    outcomes: dict[Partition, Counter[str]] = {}
+    for event, outcome in decision.outcomes:
+        partition = _partition(event)
+        ends[partition] = event.raw.offset + 1
+        outcomes.setdefault(partition, Counter())[outcome] += 1
+    return [Advance(partition, end, outcomes[partition]) for partition, end in ends.items()]
+
+
+def _rejected_row(one: Rejected) -> RejectedRow:
+    raw = one.event.raw
+    return RejectedRow(
+        one.event.topic_id, raw.partition, raw.offset, one.event.sender.institution.id, raw.received_at, one.issues
+    )
+
+
+def _count(events: Sequence[Event], results: Results) -> None:
+    metrics.BATCH_EVENTS.observe(len(events))
+    now = datetime.now(UTC)
+    for event in events:
+        metrics.EVENT_AGE_SECONDS.observe((now - event.raw.received_at).total_seconds())
+    for event, outcome in results.outcomes:
+        metrics.EVENTS.labels(event.sender.institution.id, outcome).inc()
+    for one in results.scores:
+        metrics.SCORES.labels(one.institution, one.band or "retracted").inc()
+        if one.probability is not None:
+            metrics.PROBABILITY.labels(one.institution).observe(one.probability)
+    for rejected in results.rejected:
+        for issue in rejected.issues:
+            metrics.REJECTIONS.labels(rejected.event.sender.institution.id, issue.reason).inc()
+
+
+class _timed:  # noqa: N801  # reads as a statement
+    def __init__(self, step: str) -> None:
+        self._observe = metrics.BATCH_SECONDS.labels(step).observe
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._observe(perf_counter() - self._started)

@@ -1,0 +1,98 @@
+"""Faust's Kafka transport, with a consumer that hands a partition's records over as one run.
+
+Faust's own consumer passes each record through the event loop several times, at some 200 µs each; that is more
+than everything done with it afterwards. Here a fetch becomes one Faust message per partition, whose value is
+the list of its records. Acknowledging that message acknowledges the run, whole or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from aiokafka.structs import ConsumerRecord
+from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage, Message
+from mode.types import ServiceT
+
+# A poll is one batch at the most; while it is worked on, the next ones wait here.
+_POLLS_AHEAD = 2
+
+
+class Run(ConsumerMessage):
+    """A message that stands for consecutive records of one partition.
+
+    `first_offset` is the one after the last record handed over before, so that offsets that hold no record
+    (compacted or transactional ones) are acknowledged with the run that follows them.
+    """
+
+    first_offset: int
+
+
+def records_of(message: Message) -> list[ConsumerRecord[bytes, bytes]]:
+    """Return a run's records."""
+    return cast("list[ConsumerRecord[bytes, bytes]]", message.value)
+
+
+class RunConsumer(Consumer):
+    """Fetch whole runs, never more ahead than the streams work off."""
+
+    last_poll_at: float = 0.0
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """Fetch until stopped; called by Faust's fetcher service."""
+        limit = _POLLS_AHEAD * self.app.conf.broker_max_poll_records
+        while not (self.should_stop or fetcher.should_stop):
+            self.last_poll_at = self.app.loop.time()
+            if self._records_ahead() >= limit:
+                await self._wait_for_ack(timeout=0.5)
+                continue
+            records, active = await self._wait_next_records(timeout=1.0)
+            for tp, run in (records or {}).items():
+                if active is None or tp in active:
+                    await self._hand_over(tp, run)
+
+    def _records_ahead(self) -> int:
+        return sum(len(records_of(message)) for message in list(self._unacked_messages))
+
+    async def _hand_over(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
+        read = self._read_offset[tp]
+        fresh = [record for record in records if read is None or record.offset >= read]
+        if fresh:
+            # A rebalance suspends the flow and starts again from the committed offsets: what is not handed over
+            # then is fetched again.
+            await self.wait_first(self.callback(self._to_run(tp, fresh, read)), self.suspend_flow.wait())
+            self._read_offset[tp] = fresh[-1].offset + 1
+
+    def _to_run(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], read: int | None) -> Run:
+        last = records[-1]
+        run = Run(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            [],
+            None,
+            cast(bytes, records),
+            None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        run.first_offset = records[0].offset if read is None else min(read, records[0].offset)
+        return run
+
+    def ack(self, message: Message) -> bool:
+        """Acknowledge a run: all its offsets, so that Faust's search for the first gap finds none in it."""
+        acked = bool(super().ack(message))
+        if acked and isinstance(message, Run):
+            rest = range(message.first_offset, message.offset)
+            self._acked[message.tp].extend(rest)
+            self._acked_index[message.tp].update(rest)
+        return acked
+
+
+class RunTransport(Transport):
+    """Faust's aiokafka transport with `RunConsumer`."""
+
+    Consumer: ClassVar[type[RunConsumer]] = RunConsumer
