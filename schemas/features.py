@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 from schemas.history import ConditionFacts, EncounterFacts, Held, MedicationFacts, PatientHistory
 from schemas.institutions import StayRules
@@ -83,27 +84,53 @@ def featurize(
     admitted = facts.started
     assert admitted is not None, "as_of() gives no time for an encounter without a beginning"
     patient = history.patient.facts if history.patient else None
-    before = [
-        (id_, other)
-        for id_, other in _visits(history, rules)
-        if id_ != encounter_id and other.started is not None and other.started < admitted
-    ]
+    year = _visits_since(history, encounter_id, admitted, admitted - _RECENT, rules)
+    emergencies_since = admitted - _EMERGENCY_WINDOW
     return Features(
         age_years=_age(patient.birth_date, at) if patient and patient.birth_date else None,
         gender_encoded=_GENDER_CODE.get(patient.gender or "", _GENDER_OTHER) if patient else _GENDER_OTHER,
         num_conditions=_active_codes(history.conditions.values(), at),
         num_medications=_active_codes(history.medications.values(), at),
-        recent_encounters=float(_started_since(admitted - _RECENT, (other for _, other in before))),
-        prior_inpatient_stays_365d=float(_prior_inpatient_stays(before, admitted, rules)),
+        recent_encounters=float(sum(visit.started >= admitted - _RECENT for visit in year)),
+        prior_inpatient_stays_365d=float(sum(visit.inpatient_until_admission for visit in year)),
         prior_emergency_visits_180d=float(
-            _started_since(
-                admitted - _EMERGENCY_WINDOW,
-                (other for _, other in before if other.class_code in rules.emergency_classes),
-            )
+            sum(visit.emergency and visit.started >= emergencies_since for visit in year)
         ),
         length_of_stay_days=max(at - admitted, timedelta()) / _DAY,
         emergency_admission=float(facts.emergency or facts.class_code in rules.emergency_classes),
     )
+
+
+class _Visit(NamedTuple):
+    started: datetime
+    emergency: bool
+    inpatient_until_admission: bool
+
+
+def _visits_since(
+    history: PatientHistory, encounter_id: str, admitted: datetime, since: datetime, rules: StayRules
+) -> list[_Visit]:
+    """List the visits that began before `admitted` and began or ended at `since` or later.
+
+    A stay that overlaps the admission is the same stay, not a prior one (HOSPITAL).
+    """
+    found = []
+    for id_, held in history.encounters.items():
+        facts = held.facts
+        if facts is None or facts.started is None or facts.started >= admitted or id_ == encounter_id:
+            continue
+        if facts.started < since and (facts.ended is None or facts.ended < since):
+            continue
+        if took_place(facts) and not is_part(id_, facts, rules):
+            over = facts.ended is not None and facts.ended <= admitted
+            found.append(
+                _Visit(
+                    facts.started,
+                    facts.class_code in rules.emergency_classes,
+                    over and is_inpatient(id_, facts, rules),
+                )
+            )
+    return found
 
 
 def _known_from(
@@ -112,12 +139,6 @@ def _known_from(
     for one in held:
         if one.facts and one.facts.encounter == encounter_id and one.facts.known_from:
             yield one.facts.known_from
-
-
-def _visits(history: PatientHistory, rules: StayRules) -> Iterable[tuple[str, EncounterFacts]]:
-    for id_, held in history.encounters.items():
-        if held.facts and took_place(held.facts) and not is_part(id_, held.facts, rules):
-            yield id_, held.facts
 
 
 def _age(birth_date: date, at: datetime) -> float | None:
@@ -135,18 +156,3 @@ def _active_codes(held: Iterable[Held[ConditionFacts]] | Iterable[Held[Medicatio
         and (one.facts.until is None or one.facts.until > at)
     }
     return float(len(codes))
-
-
-def _started_since(since: datetime, visits: Iterable[EncounterFacts]) -> int:
-    return sum(visit.started is not None and visit.started >= since for visit in visits)
-
-
-def _prior_inpatient_stays(before: Iterable[tuple[str, EncounterFacts]], admitted: datetime, rules: StayRules) -> int:
-    """Count inpatient stays that ended within 365 days before `admitted`.
-
-    A stay that overlaps the admission is the same stay, not a prior one (HOSPITAL).
-    """
-    return sum(
-        visit.ended is not None and admitted - _RECENT <= visit.ended <= admitted and is_inpatient(id_, visit, rules)
-        for id_, visit in before
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -55,6 +56,7 @@ def institution_keys(secret: str, institution_id: str) -> InstitutionKeys:
     return InstitutionKeys(derive("patient", 32), derive("encounter", 32), AESSIV(derive("history", 64)))
 
 
+@lru_cache(maxsize=65_536)
 def _pseudonym(key: bytes, id_: str) -> str:
     number = int.from_bytes(hmac.digest(key, id_.encode(), "sha256")[:16])
     number = number & ~(0xF << 76) | (8 << 76)  # version 8: custom (RFC 9562)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import faust
-from faust.types import TP, StreamT
+from faust import Stream
+from faust.types import TP, EventT, StreamT
 
 from connectors.kafka import encounter_topics
 from connectors.settings import Settings
+from streams.decision import Event
 from streams.processor import Processor
 from streams.transport import RunTransport, records_of
+
+_T = TypeVar("_T")
 
 
 class ScoringApp(faust.App):
@@ -58,15 +62,24 @@ def create_app(
         await on_assigned()
 
     @app.agent(encounters, concurrency=1)
-    async def score_encounters(runs_of_events: StreamT[bytes]) -> None:
+    async def score_encounters(stream: StreamT[Any]) -> None:
+        before = asyncio.create_task(asyncio.sleep(0))
+        async for runs in cast(Stream[Any], stream).noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
+            records = [record for run in runs for record in records_of(run.message)]
+            # In a thread, while the batch before is still being committed and published.
+            events = await failing(asyncio.to_thread(processor.read, records))  # parse, validate
+            await before
+            before = asyncio.create_task(failing(complete(events, runs)))
+
+    async def complete(events: list[Event], runs: Sequence[EventT[Any]]) -> None:
+        results = await processor.apply(events)  # decide, commit
+        await processor.publish(results)  # after the commit, every delivery confirmed
+        for run in runs:
+            run.ack()
+
+    async def failing(step: Awaitable[_T]) -> _T:
         try:
-            async for runs in runs_of_events.noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
-                records = [record for run in runs for record in records_of(run.message)]
-                events = await asyncio.to_thread(processor.read, records)  # parse, validate
-                results = await processor.apply(events)  # decide, commit
-                await processor.publish(results)  # after the commit, every delivery confirmed
-                for run in runs:
-                    run.ack()
+            return await step
         except asyncio.CancelledError:
             raise  # stopped: what is not acknowledged comes again
         except BaseException as error:

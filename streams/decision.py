@@ -233,8 +233,8 @@ def _earliest(moments: list[datetime | None]) -> datetime | None:
     return None if None in moments else min(moment for moment in moments if moment)
 
 
-def _touched(facts: EncounterFacts, since: datetime | None) -> bool:
-    return since is None or facts.ended is None or facts.ended >= since
+def _touched(facts: EncounterFacts | None, since: datetime | None) -> bool:
+    return since is None or facts is None or facts.ended is None or facts.ended >= since
 
 
 @dataclass(slots=True)
@@ -364,10 +364,10 @@ class _EventDecider:
         self, history: PatientHistory, pseudonym: str, named: set[str], since: datetime | None
     ) -> PatientHistory:
         scores = dict(history.scores)
-        for encounter_id in sorted(named | scores.keys()):
-            held = history.encounters[encounter_id]
-            if encounter_id not in named and held.facts and not _touched(held.facts, since):
-                continue
+        encounters = history.encounters
+        touched = {id_ for id_ in scores if _touched(encounters[id_].facts, since)}
+        for encounter_id in sorted(named | touched):
+            held = encounters[encounter_id]
             state = self._rescore_one(history, pseudonym, encounter_id, held, encounter_id in named)
             if state is None:
                 scores.pop(encounter_id, None)

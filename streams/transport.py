@@ -7,7 +7,7 @@ the list of its records. Acknowledging that message acknowledges the run, whole 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import Consumer, Transport

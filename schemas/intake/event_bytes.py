@@ -11,7 +11,6 @@ import orjson
 from schemas.rejection import Issue, Reason
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
-_INNERMOST = re.compile(rb"\{\}|\[\]")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # \u0000 behind an even number of backslashes; an odd one before it makes it text.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -38,7 +37,7 @@ def read_json(value: bytes, limits: Limits) -> dict[str, Any] | Issue:
         value.decode("utf-8")
     except UnicodeDecodeError as error:
         return Issue(Reason.NOT_UTF8, "", f"Not UTF-8: byte {error.start}.")
-    if nesting_depth(value, limits.max_depth) > limits.max_depth:
+    if is_deeper_than(value, limits.max_depth):
         return Issue(Reason.TOO_DEEP, "", f"Nested deeper than {limits.max_depth} levels.")
     try:
         document = orjson.loads(value)
@@ -49,26 +48,21 @@ def read_json(value: bytes, limits: Limits) -> dict[str, Any] | Issue:
     return document
 
 
-def nesting_depth(value: bytes, enough: int) -> int:
-    """Return the nesting depth of JSON text, counted no further than `enough` + 1.
+def is_deeper_than(value: bytes, levels: int) -> bool:
+    """Tell whether JSON text nests objects and arrays deeper than `levels`.
 
-    Peels the innermost brackets off, level by level, without looking at anything else; brackets inside
-    strings can break that, and only then strings are cut out first.
+    Peels the innermost brackets off, one or two levels a turn, without looking at anything else; where that
+    does not settle it (deep text, or brackets inside strings), strings are cut out and every bracket counted.
 
-    >>> nesting_depth(b'{"a": [{"b": "[["}]}', 64)
-    3
+    >>> is_deeper_than(b'{"a": [{"b": "[["}]}', 2), is_deeper_than(b'{"a": [{"b": "[["}]}', 3)
+    (True, False)
     """
-    depth = _peel(value.translate(None, _NOT_BRACKETS), enough)
-    return _scan(_STRING.sub(b"", value).translate(None, _NOT_BRACKETS), enough) if depth is None else depth
-
-
-def _peel(brackets: bytes, enough: int) -> int | None:
-    """Count the levels of balanced brackets; None where they are not balanced or deeper than `enough`."""
-    for depth in range(enough + 1):
+    brackets = value.translate(None, _NOT_BRACKETS)
+    for _ in range(levels // 2):
         if not brackets:
-            return depth
-        brackets = _INNERMOST.sub(b"", brackets)
-    return None
+            return False
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    return _scan(_STRING.sub(b"", value).translate(None, _NOT_BRACKETS), levels) > levels
 
 
 def _scan(brackets: bytes, enough: int) -> int:
