@@ -319,6 +319,11 @@ class Store:
             "INSERT INTO intake_stops VALUES ($1, now(), $2) ON CONFLICT DO NOTHING", institution, share
         )
 
+    async def resume_intake(self, institution: str) -> bool:
+        """Resume an institution's intake; return whether it was stopped."""
+        status = await self._pool.execute("DELETE FROM intake_stops WHERE institution = $1", institution)
+        return bool(status != "DELETE 0")
+
     async def is_up(self) -> bool:
         """Tell whether the database answers."""
         try:

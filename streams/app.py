@@ -10,7 +10,6 @@ import faust
 from faust import Stream
 from faust.types import TP, EventT, StreamT
 
-from connectors.kafka import encounter_topics
 from connectors.settings import Settings
 from streams.decision import Event
 from streams.processor import Processor
@@ -29,6 +28,7 @@ class ScoringApp(faust.App):
 def create_app(
     settings: Settings,
     processor: Processor,
+    topics: Sequence[str],
     *,
     on_assigned: Callable[[], Awaitable[None]],
     fail: Callable[[BaseException], None],
@@ -55,7 +55,7 @@ def create_app(
         topic_disable_leader=True,
         web_enabled=False,
     )
-    encounters = app.topic(*encounter_topics(), key_serializer="raw", value_serializer="raw")
+    encounters = app.topic(*topics, key_serializer="raw", value_serializer="raw")
 
     @app.on_partitions_assigned.connect
     async def assigned(*_: Any, assigned: set[TP] | None = None, **__: Any) -> None:
@@ -76,6 +76,7 @@ def create_app(
         await processor.publish(results)  # after the commit, every delivery confirmed
         for run in runs:
             run.ack()
+        await processor.stop_bad_intakes(results)
 
     async def failing(step: Awaitable[_T]) -> _T:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ import stamina
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
-from schemas.errors import FencedError, UnavailableError
+from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.history import PatientHistory, decode_history, encode_history
 from schemas.intake.event import RawEvent, parse_event
 from schemas.intake.event_bytes import Limits
@@ -76,10 +76,16 @@ class Processor:
         publisher: Publisher,
         schema_ids: Mapping[str, int],
         retry_timeout_s: float,
+        rejected_share_limit: float = 1.0,
+        rejected_share_window: int = 1000,
     ) -> None:
         self._senders, self._limits, self._validate = senders, limits, validate
         self._store, self._publisher, self._schema_ids = store, publisher, schema_ids
         self._retry_timeout_s = retry_timeout_s
+        self._share_limit = rejected_share_limit
+        self._recent: dict[str, deque[bool]] = {
+            sender.institution.id: deque(maxlen=rejected_share_window) for sender in senders.values()
+        }
         self.topic_ids: Mapping[str, str] = {}
         self.model: Model | None = None
         self.in_trouble = False
@@ -129,6 +135,22 @@ class Processor:
         self._note_trouble("postgres", False)
         _count(events, results)
         return results
+
+    async def stop_bad_intakes(self, results: Results) -> None:
+        """Stop an institution's intake, and this worker, where too large a share of its last events was rejected.
+
+        A bad deploy on either side must not dead-letter a hospital. Raises IntakeStoppedError.
+        """
+        for event, outcome in results.outcomes:
+            self._recent[event.sender.institution.id].append(outcome is Outcome.REJECTED)
+        for institution, recent in self._recent.items():
+            share = sum(recent) / len(recent) if len(recent) == recent.maxlen else 0.0
+            if share > self._share_limit:
+                await self._store.stop_intake(institution, share)
+                raise IntakeStoppedError(
+                    f"{share:.0%} of the last {len(recent)} events of {institution} were rejected; its intake is "
+                    f"stopped until `healthalliance intake resume {institution}`."
+                )
 
     def _note_trouble(self, part: str, trouble: bool) -> None:
         self.in_trouble = trouble

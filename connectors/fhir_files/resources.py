@@ -59,11 +59,18 @@ def _bytes(text: str) -> bytes:
 
 def resource_time(resource: Mapping[str, Any]) -> datetime:
     """Return the first readable of a resource's times that tells when it came up, in UTC; `UNDATED` without any."""
-    for path in _DATES.get(str(resource.get("resourceType")), ()):
-        element: object = resource
-        for name in path.split("."):
-            element = element.get(name) if isinstance(element, dict) else None
-        moment = parse_date_time(element, _UTC) if isinstance(element, str) else None
-        if moment:
-            return moment.earliest
-    return UNDATED
+    paths = _DATES.get(str(resource.get("resourceType")), ())
+    return next((at for path in paths if (at := _time_at(resource, path))), UNDATED)
+
+
+def encounter_end(resource: Mapping[str, Any]) -> datetime | None:
+    """Return when an Encounter was over, in UTC; None where it does not say, and for other resources."""
+    return _time_at(resource, "period.end") if resource.get("resourceType") == "Encounter" else None
+
+
+def _time_at(resource: Mapping[str, Any], path: str) -> datetime | None:
+    element: object = resource
+    for name in path.split("."):
+        element = element.get(name) if isinstance(element, dict) else None
+    moment = parse_date_time(element, _UTC) if isinstance(element, str) else None
+    return moment.earliest if moment else None

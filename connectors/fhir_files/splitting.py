@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import orjson
 
-from connectors.fhir_files.resources import UNDATED, patient_key, resource_time
+from connectors.fhir_files.resources import UNDATED, encounter_end, patient_key, resource_time
 from connectors.source_event import SourceEvent
 from schemas.intake.references import full_urls, resolve
 from schemas.intake.resources import READERS
@@ -24,7 +25,8 @@ _SPLIT_TYPES = frozenset({"transaction", "batch", "collection", "history", "sear
 class _Part:
     """One entry of the Bundle, reduced to what an event's Bundle may hold, and what places it there.
 
-    encounter: the id of the Encounter that it is or names. needs: entries that its references lead to.
+    ended: of an Encounter, when it was over, as far as it says. encounter: the id of the Encounter that it is or
+    names. needs: entries that its references lead to.
     """
 
     entry: bytes
@@ -32,6 +34,7 @@ class _Part:
     id: str
     key: bytes
     at: datetime
+    ended: datetime
     encounter: str | None
     needs: tuple[bytes, ...]
 
@@ -39,9 +42,9 @@ class _Part:
 def split_bundle(value: bytes, bundle: dict[str, Any], skipped: Counter[str]) -> list[SourceEvent]:
     """Split a Bundle into events: each Encounter with its patient and the clinical resources that name it.
 
-    A clinical resource that names no Encounter of its patient goes with the first one that starts on or after
-    its own time, else with the last. What only makes sense as a whole stays whole, with its bytes as they are:
-    messages, deletions, several versions of a resource, and anything malformed. Other resource types are counted.
+    A clinical resource that names no Encounter of its patient goes with the first one that covers its own time
+    or starts after it, else with the last. What only makes sense as a whole stays whole, with its bytes as they
+    are: messages, deletions, several versions of a resource, and anything malformed. Other types are counted.
     """
     entries: Any = bundle.get("entry")
     if not _is_splittable(value, bundle, entries):
@@ -123,12 +126,14 @@ def _part(entry: dict[str, Any], urls: Mapping[str, tuple[str, str]], by_name: M
     # A Patient without an id goes by its fullUrl, as in the references to it.
     key = patient_key(resource, urls) or (f"Patient/{id_}".encode() if kind == "Patient" and id_ else b"")
     names = resource.get("encounter") or resource.get("context")
+    at = resource_time(resource)
     return _Part(
         entry=_reduced(entry),
         kind=kind,
         id=id_,
         key=key,
-        at=resource_time(resource),
+        at=at,
+        ended=encounter_end(resource) or at,
         encounter=id_ if kind == "Encounter" else resolve(names, "Encounter", urls),
         needs=tuple(_reduced(by_name[name]) for name in _needed(resource) if name in by_name),
     )
@@ -153,11 +158,7 @@ def _of_one_patient_each(parts: list[_Part]) -> list[_Part]:
     keys = {part.key for part in parts if part.key}
     only = keys.pop() if len(keys) == 1 else b""
     of_encounter = {part.encounter: part.key for part in parts if part.kind == "Encounter"}
-    return [part if part.key else _with_key(part, of_encounter.get(part.encounter) or only) for part in parts]
-
-
-def _with_key(part: _Part, key: bytes) -> _Part:
-    return _Part(part.entry, part.kind, part.id, key, part.at, part.encounter, part.needs)
+    return [part if part.key else replace(part, key=of_encounter.get(part.encounter) or only) for part in parts]
 
 
 def _patient_events(key: bytes, parts: list[_Part]) -> list[SourceEvent]:
@@ -168,10 +169,11 @@ def _patient_events(key: bytes, parts: list[_Part]) -> list[SourceEvent]:
         return [_event(key, [*patients, *clinical], max((part.at for part in clinical), default=UNDATED))]
     held: list[list[_Part]] = [[] for _ in encounters]
     numbers = {part.id: number for number, part in enumerate(encounters)}
-    starts = [part.at for part in encounters]
+    # The ends as a staircase that only rises: the first step not below a time is the first Encounter to end after it.
+    ends = list(accumulate((part.ended for part in encounters), max))
     for part in clinical:
         number = numbers.get(part.encounter or "")
-        held[min(bisect_left(starts, part.at), len(starts) - 1) if number is None else number].append(part)
+        held[min(bisect_left(ends, part.at), len(ends) - 1) if number is None else number].append(part)
     return [_event(key, [*patients, one, *own], one.at) for one, own in zip(encounters, held, strict=True)]
 
 

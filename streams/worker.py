@@ -1,0 +1,190 @@
+"""One worker process: gather what the app needs, run it, keep it on the newest champion."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+import faust
+import numpy as np
+import uvloop
+
+from connectors.kafka import Publisher, encounter_topics, topic_ids
+from connectors.models import champion_version, load_champion
+from connectors.registry import Registry
+from connectors.settings import Settings
+from connectors.store import Store, connect
+from schemas.errors import HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
+from schemas.features import FEATURE_NAMES
+from schemas.institutions import institutions
+from schemas.intake.event_bytes import Limits
+from schemas.intake.structure import structure_validator
+from schemas.model import Model, explain
+from schemas.pseudonyms import institution_keys
+from schemas.topics import TopicFamily, institution_of, topic_name
+from streams import metrics
+from streams.app import create_app
+from streams.decision import Sender
+from streams.health import serve_health
+from streams.processor import Processor
+from streams.transport import RunConsumer
+
+log = logging.getLogger("healthalliance.worker")
+
+_POLL_SILENCE_S = 15.0  # a consumer that has not asked for records for this long is not consuming
+_PARTITIONS_EVERY_S = 3600.0
+
+
+class Worker:
+    """A worker process; `history_only` folds and featurizes without a model, to train the first one."""
+
+    def __init__(self, settings: Settings, *, metrics_port: int, history_only: bool) -> None:
+        self._settings, self._metrics_port, self._history_only = settings, metrics_port, history_only
+        self._assigned = False
+        self._stopped: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def run(self) -> None:
+        """Run until a signal ends it; exits with a HealthAllianceError's code where it cannot go on."""
+        _log_to_stderr(self._settings.log_level)
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(self._prepare())
+        worker = faust.Worker(
+            self._app,
+            loop=loop,
+            loglevel=self._settings.log_level,
+            override_logging=False,
+            redirect_stdouts=False,
+            quiet=True,
+        )
+        worker.execute_from_commandline()
+
+    # --- start
+
+    async def _prepare(self) -> None:
+        settings = self._settings
+        await serve_health(settings.metrics_host, self._metrics_port, self._why_not_ready)
+        self._store = await connect(settings.database_url)
+        await self._store.ensure_partitions()
+        self._stopped = await self._store.stopped_intakes()
+        for institution in institutions():
+            metrics.INTAKE_STOPPED.labels(institution).set(institution in self._stopped)
+        self._processor = self._new_processor(self._store)
+        if not self._history_only:
+            await self._wait_for_champion()
+        topics = [topic for topic in encounter_topics() if institution_of(topic) not in self._stopped]
+        self._app = create_app(settings, self._processor, topics, on_assigned=self._on_assigned, fail=fail)
+        self._tasks = [
+            asyncio.ensure_future(_every(settings.model_poll_s, self._look_around)),
+            asyncio.ensure_future(_every(_PARTITIONS_EVERY_S, self._store.ensure_partitions)),
+        ]
+
+    def _new_processor(self, store: Store) -> Processor:
+        settings = self._settings
+        secret = settings.pseudonym_key.get_secret_value()
+        return Processor(
+            senders={
+                topic_name(TopicFamily.ENCOUNTERS, id_): Sender(institution, institution_keys(secret, id_))
+                for id_, institution in institutions().items()
+            },
+            limits=Limits(settings.event_max_bytes, settings.event_max_depth),
+            validate=structure_validator(settings.structure_validator),
+            store=store,
+            publisher=Publisher(settings.kafka_bootstrap_servers),
+            schema_ids=Registry(settings.schema_registry_url).register_all(),
+            retry_timeout_s=settings.retry_timeout_s,
+            rejected_share_limit=settings.rejected_share_limit,
+            rejected_share_window=settings.rejected_share_window,
+        )
+
+    async def _wait_for_champion(self) -> None:
+        while True:
+            try:
+                self._use(await asyncio.to_thread(load_champion, self._settings))
+            except NoModelError as error:
+                log.warning("%s Waiting for one: `healthalliance train` makes it.", error)
+                await asyncio.sleep(self._settings.model_poll_s)
+            else:
+                return
+
+    def _use(self, model: Model) -> None:
+        explain(model, np.zeros((1, len(FEATURE_NAMES)), dtype=np.float32))  # warmed up before its first event
+        self._processor.model = model
+        metrics.MODEL.clear()
+        metrics.MODEL.labels(model.name, model.version).set(1)
+        log.info("Scoring with %s version %s.", model.name, model.version)
+
+    # --- while it runs
+
+    async def _on_assigned(self) -> None:
+        """Partitions were handed out: forget what was known of them, look the topics' ids up anew."""
+        self._processor.forget_progress()
+        self._processor.topic_ids = await asyncio.to_thread(
+            topic_ids, self._settings.kafka_bootstrap_servers, encounter_topics()
+        )
+        self._assigned = True
+
+    async def _look_around(self) -> None:
+        """Look for a new champion and for intakes that were stopped or resumed."""
+        if await self._store.stopped_intakes() != self._stopped:
+            raise IntakeStoppedError("An intake was stopped or resumed; starting again with the right topics.")
+        if self._history_only:
+            return
+        version = await asyncio.to_thread(champion_version, self._settings)
+        current = self._processor.model
+        if version is not None and (current is None or version != current.version):
+            self._use(await asyncio.to_thread(load_champion, self._settings))
+
+    def _why_not_ready(self) -> str | None:
+        if not hasattr(self, "_processor"):
+            return "starting"
+        if self._processor.model is None and not self._history_only:
+            return "waiting for a champion model"
+        if not self._assigned:
+            return "waiting for partitions"
+        if self._processor.in_trouble:
+            return "waiting for PostgreSQL or Kafka"
+        consumer = self._app.consumer
+        if isinstance(consumer, RunConsumer) and self._app.loop.time() - consumer.last_poll_at > _POLL_SILENCE_S:
+            return "not asking for records"
+        return None
+
+
+def fail(error: BaseException) -> None:
+    """End the process at once and unclean: whatever else ran on could acknowledge what was not applied."""
+    if isinstance(error, HealthAllianceError):
+        log.critical("%s", error)
+        code = error.exit_code
+    else:
+        log.critical("The batch could not be applied; ending.", exc_info=_without_values(error))
+        code = UnavailableError.exit_code
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _without_values(error: BaseException) -> BaseException:
+    # A database error's detail may quote a row.
+    return type(error)(type(error).__name__).with_traceback(error.__traceback__)
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    """Repeat an action; what is not there now may be there next time, but stopped intakes end the process."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await act()
+        except IntakeStoppedError as error:
+            fail(error)
+        except Exception as error:  # the good model goes on while the registry is away
+            log.warning("Could not look around: %s", type(error).__name__)
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("faust", "mode", "aiokafka", "kafka", "mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
