@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from connectors.settings import Settings
@@ -26,6 +26,9 @@ class OutMessage:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+Confirmed = Callable[[int, int], None]
 
 
 class Publisher:
@@ -55,17 +58,27 @@ class Publisher:
             self.send(message)
         self.flush()
 
-    def send(self, message: OutMessage, partition: int = -1) -> None:
-        """Hand a message over; `flush` tells whether it arrived. Waits while the buffer is full."""
+    def send(self, message: OutMessage, confirmed: Confirmed | None = None) -> None:
+        """Hand a message over; `flush` tells whether it arrived. Waits while the buffer is full.
+
+        `confirmed` is called with the partition and offset the message got, from `send`, `poll` or `flush`.
+        """
+
+        def delivered(error: KafkaError | None, kafka_message: Message) -> None:
+            partition, offset = kafka_message.partition(), kafka_message.offset()
+            if error is not None:
+                self._failed = error
+            elif confirmed is not None and partition is not None and offset is not None:
+                confirmed(partition, offset)
+
         while True:
             try:
                 self._producer.produce(
                     message.topic,
                     value=message.value,
                     key=message.key,
-                    partition=partition,
                     headers=list(message.headers) if message.headers else None,
-                    on_delivery=self._delivered,
+                    on_delivery=delivered,
                 )
             except BufferError:
                 self._producer.poll(0.1)
@@ -84,10 +97,6 @@ class Publisher:
     def poll(self) -> None:
         """Serve delivery reports without waiting."""
         self._producer.poll(0)
-
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            self._failed = error
 
 
 def ensure_topics(settings: Settings) -> list[str]:
@@ -122,6 +131,19 @@ def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
     futures = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
     described = {name: _await(future, f"describe topic {name}") for name, future in futures.items()}
     return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
+
+
+def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """Return the offset that each partition's next message will get."""
+    admin = _admin(bootstrap_servers)
+    partitions = [
+        TopicPartition(name, number)
+        for name, topic in admin.list_topics(timeout=_TIMEOUT_S).topics.items()
+        if name in set(topics)
+        for number in topic.partitions
+    ]
+    futures = admin.list_offsets({one: OffsetSpec.latest() for one in partitions}, request_timeout=_TIMEOUT_S)
+    return {(one.topic, one.partition): _await(future, "list offsets").offset for one, future in futures.items()}
 
 
 def encounter_topics() -> list[str]:

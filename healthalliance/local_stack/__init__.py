@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from healthalliance.local_stack.records import Addresses, Part, PartStatus, Progress, Report
+from healthalliance.local_stack.ports import Ports
+from healthalliance.local_stack.records import Part, PartStatus, Say
 from healthalliance.local_stack.stack import connected, down, status, up
-from healthalliance.local_stack.state import Ports
 
-__all__ = ["Addresses", "Part", "PartStatus", "Ports", "Progress", "Report", "connected", "down", "status", "up"]
+__all__ = ["Part", "PartStatus", "Ports", "Say", "connected", "down", "status", "up"]

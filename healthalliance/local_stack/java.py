@@ -16,6 +16,8 @@ from pathlib import Path
 
 from healthalliance.local_stack.folders import make_once
 from healthalliance.local_stack.processes import run
+from healthalliance.local_stack.records import Say
+from healthalliance.local_stack.state import exclusive
 from schemas.errors import LocalStackError
 
 _OLDEST_JAVA = 17
@@ -61,27 +63,33 @@ def java_version(java: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def have_jars(data_dir: Path) -> bool:
-    """Tell whether the jars of the present pom are fetched already."""
-    return _jars_folder(data_dir).exists()
+def ensure_jars(say: Say, cancelled: threading.Event) -> Jars:
+    """Find Java and the jars; have Maven fetch them the first time, and whenever the pom has changed.
 
-
-def ensure_jars(data_dir: Path, cancelled: threading.Event) -> Jars:
-    """Find Java and the jars; have Maven fetch them the first time, and whenever the pom has changed."""
-    java = find_java()
-    folder = _jars_folder(data_dir)
-    make_once(folder, "registry", partial(_fetch, java, cancelled))
+    They are kept in the user's cache, so that several data folders share them.
+    """
+    java, cache = find_java(), _cache()
+    folder = cache / hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with exclusive(cache, lambda: None):
+            make_once(folder, "registry", partial(_fetch, java, say, cancelled))
+    except OSError as error:
+        raise LocalStackError(f"Kafka's jars cannot be kept in {cache}: {error.strerror}.") from None
     return Jars(java, folder / "kafka", folder / "registry")
 
 
-def _jars_folder(data_dir: Path) -> Path:
-    return data_dir / "jars" / hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]
+def _cache() -> Path:
+    """Follow the desktop's convention for caches, which is no setting of ours."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "healthalliance" / "jars"
 
 
-def _fetch(java: Path, cancelled: threading.Event, folder: Path) -> None:
+def _fetch(java: Path, say: Say, cancelled: threading.Event, folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise LocalStackError("Maven is not installed (on Debian: apt-get install maven); it fetches Kafka once.")
+    say("Maven fetches Apache Kafka and the schema registry (once)")
     # Asked anew each time: Maven would otherwise remember a failure for a day.
     command = [maven, "--batch-mode", "--quiet", "--update-snapshots", f"--file={_POM}", f"-Djars={folder}"]
     done = run([*command, "process-resources"], cancelled=cancelled, env=_maven_environment(java))

@@ -28,7 +28,7 @@ def prepare(data_dir: Path, jars: Jars, ports: tuple[int, int], cancelled: threa
     properties = folder / "server.properties"
     properties.write_text(server_properties(folder / "log", ports))
     address = f"127.0.0.1:{ports[0]}"
-    heap = ("-Xms256m", "-Xmx768m")
+    heap = ("-Xms256m", "-Xmx1g")
     mark = f"-D{marker(Part.KAFKA, data_dir)}"
     return Launch(
         part=Part.KAFKA,

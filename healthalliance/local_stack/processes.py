@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from healthalliance.local_stack.ports import is_free
 from healthalliance.local_stack.records import LABELS, Part
 from schemas.errors import LocalStackError
 
@@ -21,11 +21,11 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 8.0
 _POLL_S = 0.05
 _TAIL_LINES = 12
-# Two readings of one process's start differ when the clock is set right in between.
-_CLOCK_TOLERANCE_S = 5.0
+_KILL_TIMEOUT_S = 1.5
+STOP_SIGNAL = signal.SIGTERM
 
 
-class Cancelled(Exception):
+class GivenUpError(Exception):
     """Another part failed, or the caller gave up."""
 
 
@@ -53,6 +53,7 @@ class Launch:
     address: str
     answers: Callable[[], bool]
     account: Account | None = None
+    stop_signal: signal.Signals = STOP_SIGNAL
 
 
 def marker(part: Part, data_dir: Path) -> str:
@@ -63,13 +64,13 @@ def marker(part: Part, data_dir: Path) -> str:
 def start(launch: Launch, cancelled: threading.Event) -> psutil.Process:
     """Start the part and wait until it answers; on any failure nothing of it stays.
 
-    Raises LocalStackError with the log's last lines, PortTakenError, or Cancelled.
+    Raises LocalStackError with the log's last lines, PortTakenError, or GivenUpError.
     """
     process = _spawn(launch)
     try:
         _wait_until_it_answers(launch, process, cancelled)
     except BaseException:
-        stop([process])
+        stop({process: launch.stop_signal})
         raise
     return process
 
@@ -106,7 +107,7 @@ def _wait_until_it_answers(launch: Launch, process: psutil.Process, cancelled: t
     deadline = time.monotonic() + START_TIMEOUT_S
     while not (_listens(process, launch.ports) and launch.answers()):
         if cancelled.wait(_POLL_S):
-            raise Cancelled
+            raise GivenUpError
         if not is_running(process):
             raise _death(launch, "ended while it started")
         if time.monotonic() > deadline:
@@ -126,10 +127,9 @@ def _listens(process: psutil.Process, ports: Iterable[int]) -> bool:
 def _death(launch: Launch, what: str) -> LocalStackError:
     taken = [port for port in launch.ports if not is_free(port)]
     if taken:
-        return PortTakenError(f"Port {taken[0]} was taken by another program while {launch.part} started.")
-    name = LABELS[launch.part].removeprefix("the ")
+        return PortTakenError(f"Port {taken[0]} was taken by another program while {LABELS[launch.part]} started.")
     return LocalStackError(
-        f"{name[0].upper()}{name[1:]} {what}. Its log, {launch.log}, ends with:\n{tail(launch.log)}\n"
+        f"{LABELS[launch.part]} {what}. Its log, {launch.log}, ends with:\n{tail(launch.log)}\n"
         f"If its data are damaged or of another version, delete {launch.folder} (what it holds is lost) "
         "and start again."
     )
@@ -153,7 +153,7 @@ def run(
     stdin: str | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short command to its end and return its exit code and output; raise Cancelled when told to stop."""
+    """Run a short command to its end and return its exit code and output; raise GivenUpError when told to stop."""
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -174,7 +174,7 @@ def run(
                 stdin = None
             if cancelled.is_set():
                 os.killpg(child.pid, signal.SIGKILL)
-                raise Cancelled
+                raise GivenUpError
 
 
 def is_running(process: psutil.Process) -> bool:
@@ -185,14 +185,13 @@ def is_running(process: psutil.Process) -> bool:
         return False
 
 
-def find_started(pid: int, started_at: float, mark: str) -> psutil.Process | None:
-    """Find a process by pid if it still is the one that was started, not a later one with its pid."""
+def find_marked_pid(pid: int, mark: str) -> psutil.Process | None:
+    """Find a process by pid if it carries the mark; a later process that was given the pid does not."""
     try:
         process = psutil.Process(pid)
-        same_start = abs(process.create_time() - started_at) < _CLOCK_TOLERANCE_S
-        return process if same_start and _carries(process, mark) and is_running(process) else None
     except psutil.Error:
         return None
+    return process if _carries(process, mark) and is_running(process) else None
 
 
 def find_marked(mark: str) -> list[psutil.Process]:
@@ -207,15 +206,17 @@ def _carries(process: psutil.Process, mark: str) -> bool:
         return False
 
 
-def stop(processes: Iterable[psutil.Process], by: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the processes to end, and kill what is left after STOP_TIMEOUT_S."""
-    asked = list(processes)
-    for process in asked:
+def stop(
+    asked: Mapping[psutil.Process, signal.Signals], timeout_s: float = STOP_TIMEOUT_S
+) -> tuple[psutil.Process, ...]:
+    """Ask each process to end by its signal and kill what is left after the timeout; return what even survives that."""
+    for process, by in asked.items():
         _send(process, by)
-    _, left = psutil.wait_procs(asked, timeout=STOP_TIMEOUT_S)
+    _, left = psutil.wait_procs(list(asked), timeout=timeout_s)
     for process in left:
         _send(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=1.5)
+    _, survivors = psutil.wait_procs(left, timeout=_KILL_TIMEOUT_S)
+    return tuple(process for process in survivors if is_running(process))
 
 
 def _send(process: psutil.Process, by: signal.Signals) -> None:
@@ -225,23 +226,12 @@ def _send(process: psutil.Process, by: signal.Signals) -> None:
         return
 
 
-def is_free(port: int) -> bool:
-    """Tell whether a server could listen on the loopback port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen(1)
-        except OSError:
-            return False
-        return True
-
-
-def free_port(preferred: Iterable[int]) -> int:
-    """Choose the first preferred port that is free, else any free one."""
-    for port in preferred:
-        if is_free(port):
-            return port
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def memory_bytes(process: psutil.Process) -> int | None:
+    """Measure the resident memory of the process and its children; None when it is gone."""
+    total = 0
+    try:
+        for one in (process, *process.children(recursive=True)):
+            total += one.memory_info().rss
+    except psutil.Error:
+        return total or None
+    return total

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 from connectors.settings import Settings
+
+Say = Callable[[str], None]
 
 
 class Part(StrEnum):
@@ -22,9 +23,9 @@ class Part(StrEnum):
 
 LABELS = {
     Part.KAFKA: "Apache Kafka",
-    Part.REGISTRY: "the schema registry",
+    Part.REGISTRY: "Schema registry",
     Part.POSTGRES: "PostgreSQL",
-    Part.MLFLOW: "the model store",
+    Part.MLFLOW: "Model store",
 }
 
 # The setting that replaces the part when it is given.
@@ -42,33 +43,11 @@ def given_address(settings: Settings, part: Part) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the parts answer, given ones included; `database_url` holds the password."""
-
-    kafka_bootstrap_servers: str
-    schema_registry_url: str
-    database_url: str
-    mlflow_tracking_uri: str
-    mlflow_artifacts: Path
-
-    def __repr__(self) -> str:
-        return f"Addresses({self.kafka_bootstrap_servers}, {self.schema_registry_url}, {self.mlflow_tracking_uri})"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of `up` or `down`, worded for a person; `part` is None where it concerns all."""
-
-    part: Part | None
-    text: str
-
-
-Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True)
 class PartStatus:
-    """How a part is; `pid` and `memory_bytes` only where a process of this stack runs."""
+    """How a part is; `pid` and `memory_bytes` only where a process of this stack runs.
+
+    `address` never holds a password, and is empty for a part that is stopped.
+    """
 
     part: Part
     state: Literal["running", "stopped", "external"]

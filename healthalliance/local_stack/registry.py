@@ -23,7 +23,13 @@ def prepare(data_dir: Path, jars: Jars, port: int) -> Launch:
     (jar,) = jars.registry.glob("*-runner.jar")
     return Launch(
         part=Part.REGISTRY,
-        command=(str(jars.java), *_options(folder, scratch, port), f"-D{marker(Part.REGISTRY, data_dir)}", "-jar", str(jar)),
+        command=(
+            str(jars.java),
+            *_options(folder, scratch, port),
+            f"-D{marker(Part.REGISTRY, data_dir)}",
+            "-jar",
+            str(jar),
+        ),
         folder=folder,
         log=data_dir / "logs" / f"{Part.REGISTRY}.log",
         ports=(port,),

@@ -2,85 +2,82 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 from pydantic import SecretStr
 
 from connectors.settings import Settings
 from healthalliance.local_stack import postgres, processes
-from healthalliance.local_stack.records import (
-    ADDRESS_SETTINGS,
-    LABELS,
-    Addresses,
-    Part,
-    PartStatus,
-    Progress,
-    Report,
-    given_address,
-)
+from healthalliance.local_stack.ports import Ports
+from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
 from healthalliance.local_stack.starter import Starter
 from healthalliance.local_stack.state import (
-    Ports,
+    Running,
     State,
+    database_password,
+    ensure_pseudonym_key,
     exclusive,
     forget_state,
     is_up,
-    load_secrets,
+    pseudonym_key,
     read_state,
     write_state,
 )
 from schemas.errors import LocalStackError, UnavailableError
 
 # The parts that are processes; the model store is a file.
-SERVERS = (Part.KAFKA, Part.REGISTRY, Part.POSTGRES)
+_SERVERS = (Part.KAFKA, Part.REGISTRY, Part.POSTGRES)
 _DEFAULT_PORTS = Ports()
 
 
-def up(settings: Settings, report: Report, ports: Ports = _DEFAULT_PORTS) -> Addresses:
-    """Start what no given address replaces and does not run yet; return once every part answers.
+def up(settings: Settings, say: Say, ports: Ports = _DEFAULT_PORTS) -> Settings:
+    """Start what no given address replaces and does not run yet; return the settings with every address filled in.
 
-    A port that is taken is replaced by a free one. `report` is told each step, from several threads but never at
-    once. Raises LocalStackError when a part cannot be started; what this call started is stopped then.
+    Returns once every part answers. A port that is taken is replaced by a free one. `say` is told each step, from
+    several threads but never at once. Raises LocalStackError when a part cannot be started; what this call started
+    is stopped then, what ran before goes on.
     """
-    data_dir, report = _make_data_dir(settings), _one_at_a_time(report)
-    with exclusive(data_dir, lambda: report(Progress(None, "waits for another start or stop of this stack"))):
+    data_dir, say = _make_data_dir(settings), _one_at_a_time(say)
+    with exclusive(data_dir, lambda: say("Another start or stop of this stack is under way: waiting for it")):
+        if not settings.pseudonym_key.get_secret_value():
+            ensure_pseudonym_key(data_dir)
         state = _still_running(data_dir)
-        missing = [part for part in SERVERS if part not in state and not given_address(settings, part)]
-        _stop(data_dir, missing, report)
+        missing = [part for part in _SERVERS if part not in state and not given_address(settings, part)]
+        _stop(data_dir, missing)
         if missing:
-            state |= Starter(data_dir, ports, read_state(data_dir), report).start(missing)
-        _mlflow_artifacts(data_dir).mkdir(parents=True, exist_ok=True)
+            state |= Starter(data_dir, ports, read_state(data_dir), say).start(missing)
+        (data_dir / Part.MLFLOW / "artifacts").mkdir(parents=True, exist_ok=True)
         write_state(data_dir, state)
-    return _addresses(connected(settings))
+    return connected(settings)
 
 
-def down(settings: Settings, report: Report) -> tuple[Part, ...]:
+def down(settings: Settings) -> tuple[Part, ...]:
     """Stop all that runs of this data folder's stack, remembered or not, within 10 s; return what was stopped.
 
     Data stay. External parts are left alone. Raises LocalStackError when a process survives even being killed.
     """
-    data_dir, report = _data_dir(settings), _one_at_a_time(report)
+    data_dir = _data_dir(settings)
     if not data_dir.exists():
         return ()
-    with exclusive(data_dir, lambda: report(Progress(None, "waits for another start or stop of this stack"))):
-        stopped = _stop(data_dir, SERVERS, report)
+    with exclusive(data_dir, lambda: None):
+        stopped = _stop(data_dir, _SERVERS)
         forget_state(data_dir)
     return stopped
 
 
-def status(settings: Settings) -> tuple[PartStatus, ...]:
-    """Say how each part is; changes nothing. The database's address is shown without its password."""
+def status(settings: Settings) -> list[PartStatus]:
+    """Say how each part is; change nothing."""
     data_dir = _data_dir(settings)
     state = _still_running(data_dir)
-    return tuple(_status(settings, data_dir, state, part) for part in Part)
+    return [_status(settings, data_dir, state.get(part), part) for part in Part]
 
 
 def connected(settings: Settings) -> Settings:
-    """Fill the empty addresses from the running stack, and the pseudonym key where the database is the stack's.
+    """Fill the empty addresses and the empty pseudonym key from the running stack.
 
     Raises UnavailableError when a part is neither given nor running.
     """
@@ -89,12 +86,9 @@ def connected(settings: Settings) -> Settings:
     found: dict[str, object] = {"data_dir": data_dir}
     for part in Part:
         if not given_address(settings, part):
-            found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state, part)
-    if not settings.database_url:
-        secrets = load_secrets(data_dir)
-        found["database_url"] = postgres.with_password(str(found["database_url"]), secrets)
-        if not settings.pseudonym_key.get_secret_value():
-            found["pseudonym_key"] = SecretStr(secrets.pseudonym_key)
+            found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
+    if not settings.pseudonym_key.get_secret_value():
+        found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     return settings.model_copy(update=found)
 
 
@@ -112,87 +106,88 @@ def _make_data_dir(settings: Settings) -> Path:
     return data_dir
 
 
-def _one_at_a_time(report: Report) -> Report:
+def _one_at_a_time(say: Say) -> Say:
     lock = threading.Lock()
 
-    def locked(progress: Progress) -> None:
+    def locked(text: str) -> None:
         with lock:
-            report(progress)
+            say(text)
 
     return locked
 
 
 def _still_running(data_dir: Path) -> State:
     """Keep of the remembered parts those whose process is alive and theirs."""
-    return {part: running for part, running in read_state(data_dir).items() if _process(data_dir, part, running.pid)}
+    return {part: running for part, running in read_state(data_dir).items() if _process(data_dir, part, running)}
 
 
-def _process(data_dir: Path, part: Part, pid: int) -> psutil.Process | None:
-    return processes.find_marked_pid(pid, processes.marker(part, data_dir))
+def _process(data_dir: Path, part: Part, running: Running) -> psutil.Process | None:
+    return processes.find_marked_pid(running.pid, processes.marker(part, data_dir))
 
 
-def _stop(data_dir: Path, parts: Collection[Part], report: Report) -> tuple[Part, ...]:
+def _stop(data_dir: Path, parts: Collection[Part]) -> tuple[Part, ...]:
     """Stop the parts' processes together, and the database's workers that a killed server left behind."""
     found = {part: processes.find_marked(processes.marker(part, data_dir)) for part in parts}
-    for part, running in found.items():
-        if running:
-            report(Progress(part, "stops"))
     left = processes.stop(
         {
-            process: postgres.STOP_SIGNAL if part is Part.POSTGRES else signal.SIGTERM
+            process: postgres.STOP_SIGNAL if part is Part.POSTGRES else processes.STOP_SIGNAL
             for part, running in found.items()
             for process in running
         }
     )
     if Part.POSTGRES in parts:
-        left += processes.stop(dict.fromkeys(postgres.leftovers(data_dir), signal.SIGQUIT), timeout_s=0.5)
-    _refuse_survivors(left)
+        left += postgres.stop_leftovers(data_dir)
+    if left:
+        pids = ", ".join(str(process.pid) for process in left)
+        raise LocalStackError(f"These processes could not be stopped, not even killed: {pids}.")
     return tuple(part for part, running in found.items() if running)
 
 
-def _refuse_survivors(left: Iterable[psutil.Process]) -> None:
-    pids = ", ".join(str(process.pid) for process in left)
-    if pids:
-        raise LocalStackError(f"These processes could not be stopped, not even killed: {pids}.")
-
-
-def _own_address(data_dir: Path, state: State, part: Part) -> str:
+def _own_address(data_dir: Path, running: Running | None, part: Part) -> str:
     if part is Part.MLFLOW and is_up(data_dir):
         return _mlflow_address(data_dir)
-    if part not in state:
-        label = LABELS[part][0].upper() + LABELS[part][1:]
+    if running is None:
         raise UnavailableError(
-            f"{label} is not running here and {ADDRESS_SETTINGS[part].upper()} is not set: "
+            f"{LABELS[part]} is not running and {ADDRESS_SETTINGS[part].upper()} is not set: "
             "start it with `healthalliance up`."
         )
-    return state[part].address
-
-
-def _addresses(settings: Settings) -> Addresses:
-    return Addresses(
-        kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
-        schema_registry_url=settings.schema_registry_url,
-        database_url=settings.database_url,
-        mlflow_tracking_uri=settings.mlflow_tracking_uri,
-        mlflow_artifacts=_mlflow_artifacts(settings.data_dir),
+    return (
+        postgres.with_password(running.address, database_password(data_dir))
+        if part is Part.POSTGRES
+        else running.address
     )
+
+
+def _own_pseudonym_key(data_dir: Path) -> str:
+    key = pseudonym_key(data_dir)
+    if key is None:
+        raise UnavailableError("PSEUDONYM_KEY is not set and none was made yet: make one with `healthalliance up`.")
+    return key
 
 
 def _mlflow_address(data_dir: Path) -> str:
     return f"sqlite:///{data_dir / Part.MLFLOW / 'mlflow.db'}"
 
 
-def _mlflow_artifacts(data_dir: Path) -> Path:
-    return data_dir / Part.MLFLOW / "artifacts"
-
-
-def _status(settings: Settings, data_dir: Path, state: State, part: Part) -> PartStatus:
+def _status(settings: Settings, data_dir: Path, running: Running | None, part: Part) -> PartStatus:
     if given := given_address(settings, part):
-        return PartStatus(part, "external", processes.without_password(given))
+        return PartStatus(part, "external", _without_password(given))
     if part is Part.MLFLOW:
-        return PartStatus(part, "running" if is_up(data_dir) else "stopped", _mlflow_address(data_dir))
-    running = state.get(part)
-    process = _process(data_dir, part, running.pid) if running else None
+        return (
+            PartStatus(part, "running", _mlflow_address(data_dir))
+            if is_up(data_dir)
+            else PartStatus(part, "stopped", "")
+        )
+    process = _process(data_dir, part, running) if running else None
     if running is None or process is None:
         return PartStatus(part, "stopped", "")
-    return PartStatus(part, "running", running.address, running.pid, processes.memory_bytes(process))
+    return PartStatus(part, "running", running.address, process.pid, processes.memory_bytes(process))
+
+
+def _without_password(address: str) -> str:
+    """Mask a URL's password; what is no URL has none."""
+    try:
+        password = urlsplit(address).password
+    except ValueError:
+        return "***"
+    return address.replace(f":{password}@", ":***@", 1) if password else address

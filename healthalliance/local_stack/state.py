@@ -14,24 +14,15 @@ from pathlib import Path
 from healthalliance.local_stack.records import Part
 from schemas.errors import LocalStackError
 
-STATE_FILE = "stack.json"
-_SECRETS_FILE = "secrets.json"
+_STATE_FILE = "stack.json"
+_PSEUDONYM_KEY_FILE = "pseudonym.key"
+_DATABASE_PASSWORD_FILE = "postgres.password"
 _LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
-    """The ports the parts take, unless somebody else has them."""
-
-    kafka: int = 9092
-    kafka_controller: int = 9093
-    registry: int = 8081
-    postgres: int = 5432
-
-
-@dataclass(frozen=True, slots=True)
 class Running:
-    """A started part: `started_at` (seconds since the epoch) tells its process from a later one with its pid."""
+    """A started part; `started_at` is in seconds since the epoch, `address` is without password."""
 
     pid: int
     started_at: float
@@ -42,21 +33,10 @@ class Running:
 State = dict[Part, Running]
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """Made once for a data folder, never shown."""
-
-    database_password: str
-    pseudonym_key: str
-
-    def __repr__(self) -> str:
-        return "Secrets(…)"
-
-
 def read_state(data_dir: Path) -> State:
     """Read what was started last; a missing or damaged file reads as nothing."""
     try:
-        document = json.loads((data_dir / STATE_FILE).read_text())
+        document = json.loads((data_dir / _STATE_FILE).read_text())
         return {
             Part(name): Running(int(e["pid"]), float(e["started_at"]), tuple(map(int, e["ports"])), str(e["address"]))
             for name, e in document["parts"].items()
@@ -66,37 +46,71 @@ def read_state(data_dir: Path) -> State:
 
 
 def write_state(data_dir: Path, state: State) -> None:
-    """Replace the state at once, so that no reader sees half of it; nothing running removes the file."""
-    if not state:
-        (data_dir / STATE_FILE).unlink(missing_ok=True)
-        return
+    """Replace the state at once, so that no reader sees half of it."""
     document = {"parts": {part.value: asdict(running) for part, running in state.items()}}
-    write_private(data_dir / STATE_FILE, json.dumps(document, indent=2) + "\n")
+    _write_private(data_dir / _STATE_FILE, json.dumps(document, indent=2) + "\n")
 
 
-def load_secrets(data_dir: Path) -> Secrets:
-    """Read the folder's secrets; raise LocalStackError that names the file when it is missing or damaged."""
-    path = data_dir / _SECRETS_FILE
+def forget_state(data_dir: Path) -> None:
+    """Remove the state: nothing of the stack runs any more."""
+    (data_dir / _STATE_FILE).unlink(missing_ok=True)
+
+
+def is_up(data_dir: Path) -> bool:
+    """Tell whether the stack was started and not stopped since; a crash of its processes does not count."""
+    return (data_dir / _STATE_FILE).exists()
+
+
+def database_password(data_dir: Path) -> str:
+    """Read the password of the database's folder; raise LocalStackError when it is lost."""
+    return _read_secret(data_dir / _DATABASE_PASSWORD_FILE, data_dir / Part.POSTGRES, "nobody can log in without it")
+
+
+def ensure_database_password(data_dir: Path) -> str:
+    """Read the database's password, or make it for a folder that has no database yet."""
+    if not (data_dir / Part.POSTGRES).exists():
+        _make_secret(data_dir / _DATABASE_PASSWORD_FILE)
+    return database_password(data_dir)
+
+
+def pseudonym_key(data_dir: Path) -> str | None:
+    """Read the key that `up` made; None when there is none."""
     try:
-        document = json.loads(path.read_text())
-        return Secrets(str(document["database_password"]), str(document["pseudonym_key"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise LocalStackError(
-            f"{path} is missing or damaged, and {data_dir / Part.POSTGRES} cannot be opened without it: "
-            f"put it back, or delete {data_dir} to start afresh (its data are lost)."
-        ) from None
+        return (data_dir / _PSEUDONYM_KEY_FILE).read_text().strip() or None
+    except OSError:
+        return None
 
 
-def ensure_secrets(data_dir: Path) -> Secrets:
-    """Read the folder's secrets, or make them for a folder that has no database yet."""
-    path = data_dir / _SECRETS_FILE
-    if not path.exists() and not (data_dir / Part.POSTGRES).exists():
-        made = Secrets(database_password=secrets.token_urlsafe(24), pseudonym_key=secrets.token_urlsafe(36))
-        write_private(path, json.dumps(asdict(made)) + "\n")
-    return load_secrets(data_dir)
+def ensure_pseudonym_key(data_dir: Path) -> None:
+    """Make the key once, for a folder that has no database yet.
+
+    Raises LocalStackError for a database without its key: with another one no patient would be found again.
+    """
+    path = data_dir / _PSEUDONYM_KEY_FILE
+    if not (data_dir / Part.POSTGRES).exists():
+        _make_secret(path)
+    _read_secret(path, data_dir / Part.POSTGRES, "its patients cannot be told apart without it: set PSEUDONYM_KEY")
 
 
-def write_private(path: Path, text: str) -> None:
+def _make_secret(path: Path) -> None:
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(36) + "\n")
+
+
+def _read_secret(path: Path, needed_by: Path, why: str) -> str:
+    try:
+        secret = path.read_text().strip()
+    except OSError:
+        secret = ""
+    if secret:
+        return secret
+    raise LocalStackError(
+        f"{path} is missing or cannot be read, but {needed_by} was made with it, and {why}, put the file back, "
+        f"or delete {needed_by} (what it holds is lost) and start again."
+    )
+
+
+def _write_private(path: Path, text: str) -> None:
     """Replace a file at once, durably, readable by its owner only."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -108,9 +122,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 @contextmanager
-def exclusive(data_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Let one `up` or `down` at a time work on the folder; the lock ends with the process that holds it."""
-    with (data_dir / _LOCK_FILE).open("w") as file:
+def exclusive(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Let one at a time work on the folder; the lock ends with the process that holds it."""
+    with (folder / _LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,0 +1,45 @@
+"""Ports on the loopback address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports the parts take, unless somebody else has them."""
+
+    kafka: int = 9092
+    kafka_controller: int = 9093
+    registry: int = 8081
+    postgres: int = 5432
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on the loopback port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+        return True
+
+
+def free_port(preferred: Iterable[int], avoid: Collection[int] = ()) -> int:
+    """Choose the first preferred port that is free and not to be avoided, else any such port."""
+    for port in preferred:
+        if port not in avoid and is_free(port):
+            return port
+    while (port := _any_port()) in avoid:
+        pass
+    return port
+
+
+def _any_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
