@@ -34,9 +34,9 @@ def validate_files(paths: Iterable[Path], institution: Institution, settings: Se
     now = datetime.now(UTC)
     for path in fhir_files(paths):
         for index, document in enumerate(read_documents(path)):
-            raw = RawEvent("", 0, 0, None, document.data, now)
+            raw = RawEvent("", 0, 0, None, document.value, now)
             issues = parse_event(raw, institution, limits, validate).issues
-            found = read_json(document.data, limits)
+            found = read_json(document.value, limits)
             yield {
                 "file": str(path),
                 "index": index,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
@@ -61,3 +63,18 @@ def _noting(ledger: Ledger | None, topic: str) -> Callable[[int, int], None] | N
         ledger.published_at[topic, partition, offset] = handed_over
 
     return note
+
+
+def write_ndjson(path: Path, events: Iterable[SourceEvent]) -> int:
+    """Write events as NDJSON, a line each, and return their number; a tombstone becomes a Bundle that deletes."""
+    count = 0
+    with path.open("wb") as file:
+        for count, event in enumerate(events, start=1):
+            # Broken events stay broken, but on one line.
+            file.write((event.value or _deletion(event.key)).replace(b"\n", b" ") + b"\n")
+    return count
+
+
+def _deletion(key: bytes) -> bytes:
+    entry = {"request": {"method": "DELETE", "url": key.decode()}}
+    return json.dumps({"resourceType": "Bundle", "type": "transaction", "entry": [entry]}).encode()

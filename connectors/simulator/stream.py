@@ -31,8 +31,9 @@ def simulate(
     patients: int,
     start: datetime,
     until: datetime,
-    fault_share: float = 0.01,
+    *,
     epoch: datetime = EPOCH,
+    fault_share: float = 0.01,
 ) -> Iterator[SourceEvent]:
     """Simulate a hospital's events with `at` in [start, until), in time order.
 

@@ -1,0 +1,5 @@
+"""`python -m healthalliance`: the command line."""
+
+from healthalliance.cli import main
+
+main()

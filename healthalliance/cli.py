@@ -1,0 +1,346 @@
+"""The command line. Every command takes `--json` and then prints one JSON document on stdout.
+
+Exit codes: 0 done; 1 something is invalid or not healthy; 2 wrong usage; others as in `schemas.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from connectors.settings import Settings, load_settings
+from schemas.errors import HealthAllianceError
+from schemas.institutions import institution as find_institution
+from schemas.institutions import institutions
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Readmission risk from FHIR R4 encounter events. Institutions: " + ", ".join(institutions()) + ".",
+)
+intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
+app.add_typer(intake_app, name="intake")
+
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
+InstitutionId = Annotated[str, typer.Argument(help="The institution's id.")]
+
+
+@app.command()
+def validate(
+    files: Files,
+    institution: Annotated[str, typer.Option("--institution", "-i", help="Whose rules apply.")] = "dkfz",
+    as_json: Json = False,
+) -> None:
+    """Judge each resource as the stream would; exit with 1 if any is invalid."""
+    from healthalliance.files import validate_files
+
+    verdicts = validate_files(files, find_institution(institution), load_settings())
+    if as_json:
+        found = list(verdicts)
+        _print_json(found)
+        invalid = sum(not one["valid"] for one in found)
+    else:
+        invalid = sum(_print_verdict(one) for one in verdicts)
+        out.print(f"{invalid} invalid." if invalid else "All are valid.")
+    raise typer.Exit(1 if invalid else 0)
+
+
+def _print_verdict(one: dict[str, Any]) -> bool:
+    mark = "[green]valid[/]" if one["valid"] else "[red]invalid[/]"
+    out.print(f"{mark}  {one['file']}[{one['index']}] {one['resource_type'] or '?'}", highlight=False)
+    for issue in one["issues"]:
+        out.print(f"       {issue['code']}: {issue['text']}", markup=False, highlight=False)
+    return not one["valid"]
+
+
+@app.command()
+def score(
+    files: Files,
+    institution: Annotated[str, typer.Option("--institution", "-i", help="Whose encounters these are.")],
+    model: Annotated[
+        str | None, typer.Option(help="A model file, or models:/<name>@<alias>; else the champion.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score the files' encounters without Kafka or PostgreSQL: one JSON line each, with --json one array."""
+    from connectors.models import load, load_champion
+    from healthalliance.files import score_files, score_line
+
+    settings = load_settings()
+    if model is None or model.startswith("models:"):
+        settings = _with_model_store(settings)
+    loaded = load_champion(settings) if model is None else load(model, settings)
+    scores, rejected = score_files(files, find_institution(institution), settings, loaded)
+    lines = [score_line(one) for one in scores]
+    if as_json:
+        _print_json(lines)
+    else:
+        for line in lines:
+            print(json.dumps(line))
+    if rejected:
+        err.print(f"{rejected} events were rejected; `healthalliance validate` says why.")
+
+
+@app.command()
+def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> None:
+    """Publish FHIR files as encounter events, in time order within each patient."""
+    import time
+
+    from connectors.fhir_files import read_events, total_bytes
+    from healthalliance.publishing import publish_events
+
+    settings = _connected()
+    find_institution(institution)
+    skipped, started = Counter[str](), time.monotonic()
+    columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("", total=total_bytes(files))
+        events = read_events(files, progress=lambda size: progress.advance(task, size), skipped=skipped)
+        count = publish_events(settings, institution, events)
+    report = {
+        "institution": institution,
+        "published": count,
+        "skipped": dict(skipped),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if as_json:
+        _print_json(report)
+    else:
+        out.print(f"Published {count} events to encounters.{institution} in {report['seconds']} s, all confirmed.")
+        if skipped:
+            out.print("Skipped, as no events here: " + ", ".join(f"{n} {kind}" for kind, n in skipped.items()) + ".")
+
+
+@app.command()
+def simulate(
+    institution: InstitutionId,
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    start: Annotated[datetime, typer.Option("--from", help="First day, UTC.")] = datetime(2022, 1, 1),
+    until: Annotated[datetime, typer.Option(help="End, UTC, exclusive.")] = datetime(2025, 1, 1),
+    faults: Annotated[float, typer.Option(help="Share of faulty events, 0 to 0.5.")] = 0.01,
+    to: Annotated[Path | None, typer.Option("--to", help="Write NDJSON here instead of publishing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a hospital: publish its events, or write them to a file."""
+    from datetime import UTC
+
+    from connectors.simulator import simulate as simulate_events
+    from healthalliance.publishing import publish_events, write_ndjson
+
+    find_institution(institution)
+    window = start.replace(tzinfo=UTC), until.replace(tzinfo=UTC)
+    events = simulate_events(institution, seed, patients, *window, fault_share=faults)
+    count = publish_events(_connected(), institution, events) if to is None else write_ndjson(to, events)
+    place = f"encounters.{institution}" if to is None else str(to)
+    if as_json:
+        _print_json({"institution": institution, "events": count, "seed": seed, "to": place})
+    else:
+        out.print(f"{count} simulated events went to {place} (seed {seed}).")
+
+
+@app.command()
+def worker(
+    processes: Annotated[int, typer.Option(min=1, help="How many; more than there are partitions idle.")] = 1,
+    history_only: Annotated[
+        bool, typer.Option(help="Fold and featurize without scoring, to have a first training set.")
+    ] = False,
+    metrics_port: Annotated[int | None, typer.Option(help="Overrides METRICS_PORT.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the stream processor until it is stopped."""
+    import time
+
+    from healthalliance.workers import WorkerOptions, WorkerProcesses
+    from streams.worker import Worker
+
+    settings = _connected()
+    _prepare(settings)
+    port = settings.metrics_port if metrics_port is None else metrics_port
+    if processes == 1:
+        Worker(settings, metrics_port=port, history_only=history_only).run()
+        return
+    settings = settings.model_copy(update={"metrics_port": port})
+    with WorkerProcesses(settings, WorkerOptions(processes, history_only)) as running:
+        try:
+            while True:
+                running.watch()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            running.stop()
+    if as_json:
+        _print_json({"processes": processes, "restarts": running.restarts})
+
+
+@app.command()
+def train(
+    seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train on the feature topics as they are now and make the model the champion."""
+    from healthalliance.reports import training_table
+    from model_training.job import train as run_training
+
+    with err.status("training") as status:
+        result = run_training(_connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
+    if as_json:
+        _print_json(asdict(result))
+    else:
+        out.print(training_table(result))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End, and stop everything, once all is shown.")] = False,
+    seed: Annotated[int, typer.Option(help="The simulated hospitals' seed.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Show the whole way: three simulated hospitals, a trained model, live scores."""
+    from healthalliance.demo import run_demo
+
+    report = run_demo(load_settings(), once=once, seed=seed, out=err if as_json else out)
+    if as_json:
+        _print_json(report)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start the local stack: Kafka, schema registry, PostgreSQL, model store."""
+    from healthalliance import local_stack
+
+    settings = load_settings()
+    running = local_stack.up(settings, lambda text: err.print(text, highlight=False))
+    _prepare(running)
+    _print_status(local_stack.status(settings), as_json)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """Stop the local stack; its data stay."""
+    from healthalliance import local_stack
+
+    stopped = [str(part) for part in local_stack.down(load_settings())]
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the local stack's parts and how far the stream is."""
+    from healthalliance import local_stack
+    from healthalliance.progress import read_progress
+    from healthalliance.reports import progress_table
+
+    settings = load_settings()
+    parts = local_stack.status(settings)
+    try:
+        progress = read_progress(local_stack.connected(settings))
+    except HealthAllianceError:
+        progress = {}
+    if as_json:
+        _print_json(
+            {"parts": [asdict(one) for one in parts], "institutions": {k: asdict(v) for k, v in progress.items()}}
+        )
+        return
+    _print_status(parts, as_json=False)
+    if progress:
+        out.print(progress_table(progress))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check addresses, topics, migrations, model and clock, and say what to do; exit with 1 if anything is wrong."""
+    from healthalliance.doctor import examine
+
+    findings = examine(load_settings())
+    if as_json:
+        _print_json([asdict(one) for one in findings])
+    else:
+        for one in findings:
+            out.print(f"{'[green]ok [/]' if one.ok else '[red]bad[/]'} {one.what}: {one.text}", highlight=False)
+    raise typer.Exit(0 if all(one.ok for one in findings) else 1)
+
+
+@intake_app.command("resume")
+def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
+    """Let an institution's events in again after too many were rejected."""
+    import asyncio
+
+    from connectors.store import connect
+
+    find_institution(institution)
+    settings = _connected()
+
+    async def resume() -> bool:
+        store = await connect(settings.database_url)
+        try:
+            return await store.resume_intake(institution)
+        finally:
+            await store.close()
+
+    resumed = asyncio.run(resume())
+    if as_json:
+        _print_json({"institution": institution, "resumed": resumed})
+    else:
+        out.print(f"The intake of {institution} {'goes on' if resumed else 'was not stopped'}.")
+
+
+def _connected() -> Settings:
+    from healthalliance.local_stack import connected
+
+    return connected(load_settings())
+
+
+def _with_model_store(settings: Settings) -> Settings:
+    return settings if settings.mlflow_tracking_uri else _connected()
+
+
+def _prepare(settings: Settings) -> None:
+    """Make what a worker needs: topics, tables; what is there stays."""
+    from connectors.kafka import ensure_topics
+    from connectors.migrate import migrate
+
+    ensure_topics(settings)
+    migrate(settings.database_url)
+
+
+def _print_status(parts: list[Any], as_json: bool) -> None:
+    if as_json:
+        _print_json([asdict(one) for one in parts])
+        return
+    table = Table("part", "state", "address", "pid", "MB")
+    for one in parts:
+        memory = f"{one.memory_bytes / 2**20:.0f}" if one.memory_bytes else ""
+        table.add_row(one.part, one.state, one.address, str(one.pid or ""), memory)
+    out.print(table)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, default=str))
+
+
+def main() -> None:
+    """Run the command line; a HealthAllianceError becomes one sentence on stderr and its exit code."""
+    try:
+        app()
+    except HealthAllianceError as error:
+        print(f"healthalliance: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
