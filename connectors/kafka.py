@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import LatestSpec
 from confluent_kafka.cimpl import NewTopic
 
 from connectors.settings import Settings
@@ -142,7 +143,7 @@ def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str
         if name in set(topics)
         for number in topic.partitions
     ]
-    futures = admin.list_offsets({one: OffsetSpec.latest() for one in partitions}, request_timeout=_TIMEOUT_S)
+    futures = admin.list_offsets({one: LatestSpec() for one in partitions}, request_timeout=_TIMEOUT_S)
     return {(one.topic, one.partition): _await(future, "list offsets").offset for one, future in futures.items()}
 
 

@@ -67,12 +67,10 @@ def _noting(ledger: Ledger | None, topic: str) -> Callable[[int, int], None] | N
 
 def write_ndjson(path: Path, events: Iterable[SourceEvent]) -> int:
     """Write events as NDJSON, a line each, and return their number; a tombstone becomes a Bundle that deletes."""
-    count = 0
     with path.open("wb") as file:
-        for count, event in enumerate(events, start=1):
-            # Broken events stay broken, but on one line.
-            file.write((event.value or _deletion(event.key)).replace(b"\n", b" ") + b"\n")
-    return count
+        # Broken events stay broken, but on one line.
+        lines = ((event.value or _deletion(event.key)).replace(b"\n", b" ") for event in events)
+        return sum(bool(file.write(line + b"\n")) for line in lines)
 
 
 def _deletion(key: bytes) -> bytes:

@@ -11,6 +11,8 @@ import signal
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -37,6 +39,7 @@ _CONFIGURATION = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
+    "track_commit_timestamp": "on",  # when a score became visible is measured by the database itself
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_statement": "none",
@@ -105,10 +108,8 @@ def _account_entry() -> pwd.struct_passwd | None:
 def _create_account(say: Say) -> pwd.struct_passwd:
     command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", _NAME]
     say(f"PostgreSQL does not run as root: adding the system account {_NAME} for it")
-    try:
+    with suppress(OSError):
         subprocess.run(command, capture_output=True, check=False)
-    except OSError:
-        pass
     entry = _account_entry()
     if entry is None:
         raise LocalStackError(
@@ -130,22 +131,34 @@ def _let_through(path: Path, say: Say) -> None:
 def _initialize(
     binaries: Path, password: str, account: Account | None, cancelled: threading.Event, folder: Path
 ) -> None:
-    """Make the cluster with one role and its database; the password goes by standard input, never by argument."""
+    """Make the cluster with one role and its database; the password goes by a file, never by argument."""
     folder.chmod(stat.S_IRWXU)
     if account is not None:
         shutil.chown(folder, account.uid, account.gid)
-    steps = (
-        (
-            ("initdb", "--auth=scram-sha-256", "--pwfile=/dev/stdin", "--encoding=UTF8", "--username", _NAME)
-            + ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "-D", str(folder)),
-            password + "\n",
-        ),
-        (("postgres", "--single", "-D", str(folder), "postgres"), f"CREATE DATABASE {_NAME};\n"),
-    )
-    for (program, *arguments), text in steps:
-        done = run((str(binaries / program), *arguments), cancelled=cancelled, account=account, stdin=text, cwd=folder)
-        if done.returncode != 0:
-            raise LocalStackError(f"PostgreSQL's data folder could not be made:\n{done.stdout}")
+    with _readable_by(account, folder.with_name(".password"), password) as password_file:
+        initdb = (
+            *("initdb", "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--username", _NAME),
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "-D", str(folder)),
+        )
+        single_user = ("postgres", "--single", "-D", str(folder), "postgres")
+        for (program, *arguments), text in ((initdb, ""), (single_user, f"CREATE DATABASE {_NAME};\n")):
+            command = (str(binaries / program), *arguments)
+            done = run(command, cancelled=cancelled, account=account, stdin=text, cwd=folder)
+            if done.returncode != 0:
+                raise LocalStackError(f"PostgreSQL's data folder could not be made:\n{done.stdout}")
+
+
+@contextmanager
+def _readable_by(account: Account | None, path: Path, text: str) -> Iterator[Path]:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text + "\n")
+    if account is not None:
+        shutil.chown(path, account.uid, account.gid)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _check_version(folder: Path) -> None:
