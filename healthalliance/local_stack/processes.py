@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,23 @@ class PortTakenError(LocalStackError):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The operating system's account that a part runs as."""
+    """The operating system's account that a process runs as; by default the caller's own."""
 
-    uid: int
-    gid: int
+    uid: int | None = None
+    gid: int | None = None
+
+    @property
+    def groups(self) -> list[int] | None:
+        """Name the further groups: none, or the caller's own."""
+        return None if self.uid is None else []
+
+    def own(self, path: Path) -> None:
+        """Make the account the owner of the file or folder."""
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+OURSELVES = Account()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,7 @@ class Launch:
     ports: tuple[int, ...]
     address: str
     answers: Callable[[], bool]
-    account: Account | None = None
+    account: Account = OURSELVES
     stop_signal: signal.Signals = STOP_SIGNAL
 
 
@@ -92,15 +106,13 @@ def _spawn(launch: Launch) -> psutil.Process:
             cwd=launch.folder,
             env={"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"},
             start_new_session=True,
-            **_as_account(launch.account),
+            user=launch.account.uid,
+            group=launch.account.gid,
+            extra_groups=launch.account.groups,
         )
     process = psutil.Process(child.pid)
     child.returncode = 0  # psutil waits for it; left open, Popen would warn when it is collected
     return process
-
-
-def _as_account(account: Account | None) -> dict[str, int | list[int]]:
-    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def _wait_until_it_answers(launch: Launch, process: psutil.Process, cancelled: threading.Event) -> None:
@@ -136,19 +148,20 @@ def _death(launch: Launch, what: str) -> LocalStackError:
 
 
 def tail(log: Path) -> str:
-    """Read a log's last lines, indented."""
+    """Read a log's last lines, indented, without the frames of Java's stack traces."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return "    (no log)"
-    return "\n".join(f"    {line[:300]}" for line in lines[-_TAIL_LINES:]) or "    (an empty log)"
+    telling = [line for line in lines if line.strip() and not line.startswith("\tat ")]
+    return "\n".join(f"    {line[:300]}" for line in telling[-_TAIL_LINES:]) or "    (an empty log)"
 
 
 def run(
     command: Sequence[str],
     *,
     cancelled: threading.Event,
-    account: Account | None = None,
+    account: Account = OURSELVES,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     cwd: Path | None = None,
@@ -164,7 +177,9 @@ def run(
         env=env,
         cwd=cwd,
         start_new_session=True,
-        **_as_account(account),
+        user=account.uid,
+        group=account.gid,
+        extra_groups=account.groups,
     ) as child:
         while True:
             try:
@@ -212,11 +227,23 @@ def stop(
     """Ask each process to end by its signal and kill what is left after the timeout; return what even survives that."""
     for process, by in asked.items():
         _send(process, by)
-    _, left = psutil.wait_procs(list(asked), timeout=timeout_s)
+    left = _wait_until_gone(asked, timeout_s)
     for process in left:
         _send(process, signal.SIGKILL)
-    _, survivors = psutil.wait_procs(left, timeout=_KILL_TIMEOUT_S)
-    return tuple(process for process in survivors if is_running(process))
+    return _wait_until_gone(left, _KILL_TIMEOUT_S)
+
+
+def _wait_until_gone(processes: Iterable[psutil.Process], timeout_s: float) -> tuple[psutil.Process, ...]:
+    """Wait for processes to end and return those that have not; an ended one that nobody reaps counts as gone."""
+    left, deadline = tuple(processes), time.monotonic() + timeout_s
+    while True:
+        for process in left:
+            with suppress(psutil.Error):
+                process.wait(timeout=0)  # reaps it if it is our own child
+        left = tuple(process for process in left if is_running(process))
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(_POLL_S)
 
 
 def _send(process: psutil.Process, by: signal.Signals) -> None:

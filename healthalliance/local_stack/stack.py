@@ -61,7 +61,7 @@ def down(settings: Settings) -> tuple[Part, ...]:
     Data stay. External parts are left alone. Raises LocalStackError when a process survives even being killed.
     """
     data_dir = _data_dir(settings)
-    if not data_dir.exists():
+    if not data_dir.is_dir():
         return ()
     with exclusive(data_dir, lambda: None):
         stopped = _stop(data_dir, _SERVERS)

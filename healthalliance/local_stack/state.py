@@ -63,7 +63,7 @@ def is_up(data_dir: Path) -> bool:
 
 def database_password(data_dir: Path) -> str:
     """Read the password of the database's folder; raise LocalStackError when it is lost."""
-    return _read_secret(data_dir / _DATABASE_PASSWORD_FILE, data_dir / Part.POSTGRES, "nobody can log in without it")
+    return _read_secret(data_dir / _DATABASE_PASSWORD_FILE, data_dir / Part.POSTGRES)
 
 
 def ensure_database_password(data_dir: Path) -> str:
@@ -89,7 +89,7 @@ def ensure_pseudonym_key(data_dir: Path) -> None:
     path = data_dir / _PSEUDONYM_KEY_FILE
     if not (data_dir / Part.POSTGRES).exists():
         _make_secret(path)
-    _read_secret(path, data_dir / Part.POSTGRES, "its patients cannot be told apart without it: set PSEUDONYM_KEY")
+    _read_secret(path, data_dir / Part.POSTGRES, ", or set PSEUDONYM_KEY")
 
 
 def _make_secret(path: Path) -> None:
@@ -97,7 +97,7 @@ def _make_secret(path: Path) -> None:
         _write_private(path, secrets.token_urlsafe(36) + "\n")
 
 
-def _read_secret(path: Path, needed_by: Path, why: str) -> str:
+def _read_secret(path: Path, needed_by: Path, otherwise: str = "") -> str:
     try:
         secret = path.read_text().strip()
     except OSError:
@@ -105,7 +105,7 @@ def _read_secret(path: Path, needed_by: Path, why: str) -> str:
     if secret:
         return secret
     raise LocalStackError(
-        f"{path} is missing or cannot be read, but {needed_by} was made with it, and {why}, put the file back, "
+        f"{path} is missing or cannot be read, but {needed_by} was made with it: put the file back{otherwise}, "
         f"or delete {needed_by} (what it holds is lost) and start again."
     )
 

@@ -90,7 +90,8 @@ def _parse_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institutio
     if bundle.get("type") not in _BUNDLE_TYPES:
         text = f"Accepted Bundle types are {', '.join(sorted(_BUNDLE_TYPES))}."
         return ParsedEvent(issues=(Issue(Reason.UNSUPPORTED_BUNDLE, "Bundle.type", text),))
-    entries: list[dict[str, Any]] = bundle.get("entry", [])
+    # What is no object was found out by its structure; here it only keeps its place.
+    entries: list[dict[str, Any]] = [one if isinstance(one, dict) else {} for one in bundle.get("entry", [])]
     setting = Setting(institution, raw.received_at, raw.offset, full_urls(entries), _medications(entries))
     by_entry: dict[int, list[Issue]] = {}
     for issue in found:
@@ -109,20 +110,20 @@ def _read_entry(
     entry: dict[str, Any], number: int, setting: Setting, found: list[Issue], key: bytes | None
 ) -> _Read | str | None:
     """Read a Bundle entry; a string is a patient to erase, None an entry that says nothing here."""
-    request = entry.get("request") or {}
-    if request.get("method") == "DELETE":
+    request = entry.get("request")
+    if isinstance(request, dict) and request.get("method") == "DELETE":
         return _read_deletion(str(request.get("url")), f"Bundle.entry[{number}]", key)
     resource = entry.get("resource")
     if not isinstance(resource, dict):
         return (found, None) if found else None
     kind = resource.get("resourceType")
     path = f"Bundle.entry[{number}].resource"
-    if kind not in READERS:
+    if not isinstance(kind, str) or kind not in READERS:
         unknown = [issue for issue in found if issue.path == path]
         return (unknown, None) if unknown else None
     named = setting.full_urls.get(str(entry.get("fullUrl")))
     id_ = resource.get("id") or (named[1] if named else None)
-    name = f"{kind}/{id_}"
+    name = f"{kind}/{id_}" if id_ else None
     return (found, name) if found else (read_resource(resource, path, setting, id_), name)
 
 
