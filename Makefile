@@ -1,1 +1,42 @@
-placeholder:
+# `make` alone lists the commands.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 ends by itself
+	@$(BIN)/healthalliance demo $(if $(ONCE),--once)
+
+test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
+	@$(BIN)/python -m pytest
+
+check: setup  ## format, lint, types, import rules, schema compatibility
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m schemas.avro check
+
+bench: setup  ## measure against a naive worker; prints a table and writes .local/bench.json
+	@$(BIN)/python -m tests.bench
+
+setup: $(STAMP)  ## virtual environment with the locked dependencies
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.x"; exit 1; }
+	@command -v mvn >/dev/null || { echo "Maven is needed to fetch Apache Kafka (command mvn)."; exit 1; }
+	@echo "Installing the locked dependencies into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --require-hashes -r requirements.lock
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## renew requirements.lock from pyproject.toml
+	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate \
+	  --python-version 3.11 -o requirements.lock

@@ -58,7 +58,9 @@ def encounter(
     )
 
 
-def patient(id_: str = "p1", birth_date: str | None = "1950-04-01", *, version: int | None = 1, **more: Any) -> Resource:
+def patient(
+    id_: str = "p1", birth_date: str | None = "1950-04-01", *, version: int | None = 1, **more: Any
+) -> Resource:
     return without_nones(
         resourceType="Patient",
         id=id_,
@@ -121,7 +123,9 @@ def medication_request(
 def bundle(*resources: Resource, type_: str = "collection") -> Resource:
     """Wrap resources in a Bundle, each under a fullUrl; an entry that is given whole stays as it is."""
     entries = [
-        {"fullUrl": f"https://x.test/{one['resourceType']}/{one['id']}", "resource": one} if "resourceType" in one else one
+        {"fullUrl": f"https://x.test/{one['resourceType']}/{one['id']}", "resource": one}
+        if "resourceType" in one
+        else one
         for one in resources
     ]
     return {"resourceType": "Bundle", "type": type_, "entry": entries}

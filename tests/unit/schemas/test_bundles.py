@@ -91,7 +91,11 @@ def test_urns_lead_to_the_resources_under_them() -> None:
         "resourceType": "Bundle",
         "type": "transaction",
         "entry": [
-            {"fullUrl": urn(number), "resource": resource, "request": {"method": "POST", "url": resource["resourceType"]}}
+            {
+                "fullUrl": urn(number),
+                "resource": resource,
+                "request": {"method": "POST", "url": resource["resourceType"]},
+            }
             for number, resource in enumerate(
                 [
                     patient("pat"),
@@ -126,16 +130,25 @@ def test_a_resource_without_id_goes_by_its_urn() -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["Patient/p1", "https://x.test/fhir/Patient/p1", "https://x.test/fhir/Patient/p1/_history/3", "Patient/p1/_history/1"],
+    [
+        "Patient/p1",
+        "https://x.test/fhir/Patient/p1",
+        "https://x.test/fhir/Patient/p1/_history/3",
+        "Patient/p1/_history/1",
+    ],
 )
 def test_literal_references_lead_to_the_patient(reference: str) -> None:
     [entry] = parse(encounter(subject={"reference": reference})).entries
     assert entry.patient_id == "p1"
 
 
-@pytest.mark.parametrize("reference", ["p1", "patient/p1", "Patient/", "Patient", "Patient?identifier=1", "#p1", "Encounter/p1"])
+@pytest.mark.parametrize(
+    "reference", ["p1", "patient/p1", "Patient/", "Patient", "Patient?identifier=1", "#p1", "Encounter/p1"]
+)
 def test_references_of_another_form_do_not(reference: str) -> None:
-    assert (Reason.SUBJECT_UNRESOLVABLE, "Encounter.subject") in findings(parse(encounter(subject={"reference": reference})))
+    assert (Reason.SUBJECT_UNRESOLVABLE, "Encounter.subject") in findings(
+        parse(encounter(subject={"reference": reference}))
+    )
 
 
 # --- deletions

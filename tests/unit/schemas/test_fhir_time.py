@@ -73,7 +73,12 @@ def test_a_full_time_is_read_as_written(local: datetime, minutes: int) -> None:
 
 @pytest.mark.parametrize(
     ("start", "end"),
-    [("2024-03", "2024-03-05"), ("2024-03-05T10:00:00Z", "2024-03-05"), ("2024-03-05", "2024-03-05"), ("2024", "2024-01")],
+    [
+        ("2024-03", "2024-03-05"),
+        ("2024-03-05T10:00:00Z", "2024-03-05"),
+        ("2024-03-05", "2024-03-05"),
+        ("2024", "2024-01"),
+    ],
 )
 def test_periods_that_may_be_in_order_are_and_never_end_before_they_start(start: str, end: str) -> None:
     parsed = parse(encounter(start=start, end=end))

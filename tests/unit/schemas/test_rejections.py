@@ -27,8 +27,10 @@ NARROW = Limits(max_bytes=len(FINE), max_depth=8)
 
 def with_text(text: bytes) -> bytes:
     """Put raw JSON string content into a valid Encounter."""
-    return FINE[:-1] + b', "text": {"status": "generated", "div": "<div xmlns=\\"http://www.w3.org/1999/xhtml\\">' + (
-        text + b'</div>"}}'
+    return (
+        FINE[:-1]
+        + b', "text": {"status": "generated", "div": "<div xmlns=\\"http://www.w3.org/1999/xhtml\\">'
+        + (text + b'</div>"}}')
     )
 
 
@@ -114,7 +116,11 @@ REFUSED: dict[str, tuple[Any, Reason, str]] = {
         "MedicationRequest.status",
     ),
     "the 30th of February": (encounter(end="2024-02-30"), Reason.INVALID_DATE, "Encounter.period.end"),
-    "the 29th of February in a common year": (patient(birth_date="1950-02-29"), Reason.INVALID_DATE, "Patient.birthDate"),
+    "the 29th of February in a common year": (
+        patient(birth_date="1950-02-29"),
+        Reason.INVALID_DATE,
+        "Patient.birthDate",
+    ),
     "the year 0000": (patient(birth_date="0000"), Reason.INVALID_DATE, "Patient.birthDate"),
     "no class": (encounter(**{"class": {"display": "stay"}}), Reason.MISSING_CLASS, "Encounter.class"),
     "an end before the start": (encounter(start=END, end=START), Reason.PERIOD_REVERSED, "Encounter.period"),

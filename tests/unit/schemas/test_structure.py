@@ -10,7 +10,16 @@ import pytest
 from schemas.intake.structure import entry_of, fhir_resources_issues, fhirkit_issues
 from schemas.rejection import Reason
 from tests.unit.schemas.examples import OFFICIAL, examples, needs
-from tests.unit.schemas.fhir_events import bundle, concept, condition, encounter, medication_request, parse, patient, to_bytes
+from tests.unit.schemas.fhir_events import (
+    bundle,
+    concept,
+    condition,
+    encounter,
+    medication_request,
+    parse,
+    patient,
+    to_bytes,
+)
 
 AGREED: dict[str, dict[str, Any]] = {
     "an unknown element": encounter(colour="red"),
