@@ -143,7 +143,8 @@ def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str
         if name in set(topics)
         for number in topic.partitions
     ]
-    futures = admin.list_offsets({one: LatestSpec() for one in partitions}, request_timeout=_TIMEOUT_S)
+    latest = LatestSpec()  # type: ignore[no-untyped-call]
+    futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=_TIMEOUT_S)
     return {(one.topic, one.partition): _await(future, "list offsets").offset for one, future in futures.items()}
 
 

@@ -41,16 +41,17 @@ def encounter(
     *,
     patient: str = "p1",
     version: int | None = 1,
-    class_: str = "IMP",
+    class_: Any = "IMP",
     **more: Any,
 ) -> Resource:
+    """Make an Encounter; `class_` is a code, or the element as it is to be."""
     return without_nones(
         resourceType="Encounter",
         id=id_,
         **{
             "meta": None if version is None else {"versionId": str(version)},
             "status": "finished" if end else "in-progress",
-            "class": {"system": system("v3-ActCode"), "code": class_},
+            "class": {"system": system("v3-ActCode"), "code": class_} if isinstance(class_, str) else class_,
             "subject": {"reference": f"Patient/{patient}"},
             "period": without_nones(start=start, end=end) or None,
             **more,

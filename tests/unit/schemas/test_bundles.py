@@ -56,7 +56,7 @@ def test_what_belongs_to_a_bad_patient_is_refused_with_it(bad: dict[str, Any]) -
 
 
 def test_what_names_a_bad_encounter_is_refused_with_it() -> None:
-    named = {"encounter": {"reference": "Encounter/e1"}}
+    named: dict[str, Any] = {"encounter": {"reference": "Encounter/e1"}}
     parsed = parse(bundle(encounter(status="gone"), condition(**named), medication_request(**named), condition("c2")))
     assert [entry.id for entry in parsed.entries] == ["c2"]
     assert findings(parsed)[1:] == [(Reason.DEPENDS_ON_REJECTED, at(1)), (Reason.DEPENDS_ON_REJECTED, at(2))]
@@ -85,7 +85,7 @@ def urn(number: int) -> str:
 
 
 def test_urns_lead_to_the_resources_under_them() -> None:
-    told = {"subject": {"reference": urn(1)}, "encounter": {"reference": urn(2)}}
+    told: dict[str, Any] = {"subject": {"reference": urn(1)}, "encounter": {"reference": urn(2)}}
     medication = {"resourceType": "Medication", "id": "asa", "code": concept("N02BA01")}
     whole = {
         "resourceType": "Bundle",

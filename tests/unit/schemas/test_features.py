@@ -36,7 +36,7 @@ def days(number: float) -> str:
     return text(ADMITTED + timedelta(days=number))
 
 
-def stay(id_: str, start: str, end: str | None, **more: Any) -> dict[str, Any]:
+def stay(id_: str, start: str | None, end: str | None, **more: Any) -> dict[str, Any]:
     return encounter(id_, start, end, **more)
 
 

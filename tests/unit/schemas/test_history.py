@@ -157,5 +157,6 @@ def test_a_stronger_scheme_beats_any_number_of_a_weaker_one() -> None:
         version(10, Scheme.VERSION_ID),
         DELETED,
     ]
-    assert sorted(ascending[::-1]) == ascending
+    backwards = ascending[::-1]
+    assert sorted(backwards) == ascending
     assert str(ascending[2]) == "version_id:1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fhir.resources.R4B.operationoutcome import OperationOutcome
 
 from schemas.intake.event_bytes import Limits
 from schemas.rejection import Issue, Reason, operation_outcome
@@ -122,7 +123,7 @@ REFUSED: dict[str, tuple[Any, Reason, str]] = {
         "Patient.birthDate",
     ),
     "the year 0000": (patient(birth_date="0000"), Reason.INVALID_DATE, "Patient.birthDate"),
-    "no class": (encounter(**{"class": {"display": "stay"}}), Reason.MISSING_CLASS, "Encounter.class"),
+    "no class": (encounter(class_={"display": "stay"}), Reason.MISSING_CLASS, "Encounter.class"),
     "an end before the start": (encounter(start=END, end=START), Reason.PERIOD_REVERSED, "Encounter.period"),
     "a finished stay without end": (
         encounter(end=None, status="finished"),
@@ -207,11 +208,9 @@ def test_all_that_is_wrong_with_a_resource_is_reported_at_once() -> None:
 
 
 def test_issues_become_a_valid_operation_outcome() -> None:
-    from fhir.resources.R4B import get_fhir_model_class
-
     issues = tuple(Issue(reason, "Encounter.status", f"{reason}.") for reason in Reason)
     outcome = operation_outcome((*issues, Issue(Reason.NOT_JSON, "", "Not JSON.")))
-    read = get_fhir_model_class("OperationOutcome").model_validate(outcome)
+    read: Any = OperationOutcome.model_validate(outcome)
     assert [issue.details.coding[0].code for issue in read.issue] == [*map(str, Reason), "not-json"]
     assert "expression" not in outcome["issue"][-1]
 

@@ -81,6 +81,15 @@ def taken(*batches: Sequence[Event]) -> Stored:
     return stored
 
 
+CARD = ModelCard(
+    feature_names=FEATURE_NAMES,
+    feature_set=FEATURE_SET,
+    raw_baseline=0.3,
+    calibration=Calibration(slope=4.0, intercept=-2.5),
+    thresholds=Thresholds(medium=0.2, high=0.5),
+)
+
+
 @dataclass(frozen=True)
 class LinearModel:
     """A model whose forest is a weighted sum."""
@@ -89,13 +98,8 @@ class LinearModel:
     name: str = "linear"
     version: str = VERSION
     digest: str = "0" * 64
-    card: ModelCard = ModelCard(
-        feature_names=FEATURE_NAMES,
-        feature_set=FEATURE_SET,
-        raw_baseline=0.3,
-        calibration=Calibration(slope=4.0, intercept=-2.5),
-        thresholds=Thresholds(medium=0.2, high=0.5),
-    )
+    card: ModelCard = CARD
 
     def contributions(self, rows: NDArray[np.float32]) -> Floats:
-        return rows.astype(np.float64) * np.array(self.weights)
+        contributions: Floats = rows.astype(np.float64) * np.array(self.weights)
+        return contributions

@@ -14,7 +14,7 @@ from streams.decision import Cause, Event, Known, Outcome, decide, encounters_of
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, medication_request, patient
 from tests.unit.streams.batches import Stored, event, events, sender, taken
 
-ENDED_BEFORE = {"start": "2023-12-01T10:00:00Z", "end": "2023-12-09T10:00:00Z"}
+ENDED_BEFORE: dict[str, Any] = {"start": "2023-12-01T10:00:00Z", "end": "2023-12-09T10:00:00Z"}
 
 
 def test_an_encounter_is_scored_once_and_its_features_are_published() -> None:
@@ -218,7 +218,7 @@ def test_deciding_changes_nothing_it_is_given() -> None:
 # --- properties
 
 DAY = st.integers(0, 700).map(lambda day: f"{2023 + day // 365}-{day % 365 // 31 + 1:02}-{day % 28 + 1:02}")
-WHO = {"patient": st.sampled_from(["p1", "p2"]), "version": st.integers(1, 3)}
+PATIENTS, VERSIONS = st.sampled_from(["p1", "p2"]), st.integers(1, 3)
 
 
 def owned(id_: str, patient_id: str) -> str:
@@ -229,7 +229,7 @@ def owned(id_: str, patient_id: str) -> str:
 @st.composite
 def resources(draw: st.DrawFn) -> dict[str, Any]:
     """Make a resource whose content is bound to its id and version."""
-    who, version = draw(WHO["patient"]), draw(WHO["version"])
+    who, version = draw(PATIENTS), draw(VERSIONS)
     id_ = owned(draw(st.sampled_from("ab")), who)
     kind = draw(st.sampled_from(["patient", "encounter", "encounter", "condition", "medication"]))
     at = random.Random(f"{kind}{id_}{version}").randint(0, 600)
