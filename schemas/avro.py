@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from dataclasses import is_dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +44,7 @@ def _parsed(record: str) -> Schema:
 def encode(record: RiskScore | EncounterFeatures) -> bytes:
     """Write a record in Avro's binary encoding, without schema or header."""
     out = io.BytesIO()
-    values = {name: vars(value) if is_dataclass(value) else value for name, value in vars(record).items()}
+    values = vars(record) | {"features": record.features and vars(record.features)}
     fastavro.schemaless_writer(out, _parsed(type(record).__name__), values)
     return out.getvalue()
 

@@ -11,9 +11,8 @@ from faust import Stream
 from faust.types import TP, EventT, StreamT
 
 from connectors.settings import Settings
-from streams.decision import Event
-from streams.processor import Processor
-from streams.transport import RunTransport, records_of
+from streams.processor import Processor, Results
+from streams.transport import RunTransport, batches_of, records_of
 
 _T = TypeVar("_T")
 
@@ -63,16 +62,20 @@ def create_app(
 
     @app.agent(encounters, concurrency=1)
     async def score_encounters(stream: StreamT[Any]) -> None:
-        before = asyncio.create_task(asyncio.sleep(0))
-        async for runs in cast(Stream[Any], stream).noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
-            records = [record for run in runs for record in records_of(run.message)]
-            # In a thread, while the batch before is still being committed and published.
-            events = await failing(asyncio.to_thread(processor.read, records))  # parse, validate
-            await before
-            before = asyncio.create_task(failing(complete(events, runs)))
+        # Three batches are on their way at once: one is read in a thread, one applied, one published.
+        applied: Awaitable[Results] = completed(Results())
+        published: Awaitable[None] = completed(None)
+        async for taken in cast(Stream[Any], stream).noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
+            for runs in batches_of(taken, settings.batch_max_events):
+                records = [record for run in runs for record in records_of(run.message)]
+                events = await failing(asyncio.to_thread(processor.read, records))  # parse, validate
+                await applied
+                applied = asyncio.create_task(failing(processor.apply(events)))  # decide, commit
+                published = asyncio.create_task(failing(publish(applied, published, runs)))
 
-    async def complete(events: list[Event], runs: Sequence[EventT[Any]]) -> None:
-        results = await processor.apply(events)  # decide, commit
+    async def publish(applied: Awaitable[Results], before: Awaitable[None], runs: Sequence[EventT[Any]]) -> None:
+        results = await applied
+        await before
         await processor.publish(results)  # after the commit, every delivery confirmed
         for run in runs:
             run.ack()
@@ -88,6 +91,13 @@ def create_app(
             raise
 
     return app
+
+
+def completed(value: _T) -> Awaitable[_T]:
+    """Return what is there already, to be awaited."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
 
 
 # The transport bounds what is there by batch_max_events a poll; a take of every run there is makes one batch.

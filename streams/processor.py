@@ -319,15 +319,18 @@ def _count(events: Sequence[Event], results: Results) -> None:
     now = datetime.now(UTC)
     for event in events:
         metrics.EVENT_AGE_SECONDS.observe((now - event.raw.received_at).total_seconds())
-    for event, outcome in results.outcomes:
-        metrics.EVENTS.labels(event.sender.institution.id, outcome).inc()
+    ended = Counter((event.sender.institution.id, outcome) for event, outcome in results.outcomes)
+    scored = Counter((one.institution, one.band or "retracted") for one in results.scores)
+    rejected = Counter(
+        (one.event.sender.institution.id, issue.reason) for one in results.rejected for issue in one.issues
+    )
+    for metric, counts in ((metrics.EVENTS, ended), (metrics.SCORES, scored), (metrics.REJECTIONS, rejected)):
+        for labels, number in counts.items():
+            metric.labels(*labels).inc(number)
+    observed = {id_: metrics.PROBABILITY.labels(id_).observe for id_ in {one.institution for one in results.scores}}
     for one in results.scores:
-        metrics.SCORES.labels(one.institution, one.band or "retracted").inc()
         if one.probability is not None:
-            metrics.PROBABILITY.labels(one.institution).observe(one.probability)
-    for rejected in results.rejected:
-        for issue in rejected.issues:
-            metrics.REJECTIONS.labels(rejected.event.sender.institution.id, issue.reason).inc()
+            observed[one.institution](one.probability)
 
 
 class _timed:  # noqa: N801  # reads as a statement

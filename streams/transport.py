@@ -7,16 +7,17 @@ the list of its records. Acknowledging that message acknowledges the run, whole 
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, cast
 
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import Consumer, Transport
-from faust.types import TP
+from faust.types import TP, EventT
 from faust.types.tuples import ConsumerMessage, Message
 from mode.types import ServiceT
 
 # A poll is one batch at the most; while it is worked on, the next ones wait here.
-_POLLS_AHEAD = 2
+_POLLS_AHEAD = 3
 
 
 class Run(ConsumerMessage):
@@ -32,6 +33,21 @@ class Run(ConsumerMessage):
 def records_of(message: Message) -> list[ConsumerRecord[bytes, bytes]]:
     """Return a run's records."""
     return cast("list[ConsumerRecord[bytes, bytes]]", message.value)
+
+
+def batches_of(runs: Iterable[EventT[Any]], most: int) -> Iterator[list[EventT[Any]]]:
+    """Group runs into batches of at most `most` records; a longer run is a batch of its own."""
+    batch: list[EventT[Any]] = []
+    size = 0
+    for run in runs:
+        records = len(records_of(run.message))
+        if batch and size + records > most:
+            yield batch
+            batch, size = [], 0
+        batch.append(run)
+        size += records
+    if batch:
+        yield batch
 
 
 class RunConsumer(Consumer):
