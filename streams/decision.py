@@ -309,7 +309,7 @@ class _EventDecider:
         self.retracted = True
         if history is None or history.erased:
             return
-        gone = tuple(keys.encounter_pseudonym(id_) for id_ in history.encounters)
+        gone = tuple(keys.encounter_pseudonym(id_) for id_ in sorted(history.encounters))
         self.decision.histories[key] = PatientHistory(erased=gone)
         self.decision.to_score = [one for one in self.decision.to_score if _patient_key(one) != key]
         self.decision.features = [one for one in self.decision.features if one.encounter_pseudonym not in gone]

@@ -49,11 +49,22 @@ def _java(jars: Jars) -> tuple[str, ...]:
 def _format(jars: Jars, ports: tuple[int, int], cancelled: threading.Event, folder: Path) -> None:
     properties = folder / "server.properties"
     properties.write_text(server_properties(folder / "log", ports))
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
+    tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id(uuid.uuid4()), "--config", str(properties))
     done = run((*_java(jars), "-XX:TieredStopAtLevel=1", *tool), cancelled=cancelled)
     if done.returncode != 0:
         raise LocalStackError(f"Apache Kafka's storage could not be formatted:\n{done.stdout}")
+
+
+def cluster_id(drawn: uuid.UUID) -> str:
+    """Write a random id as Kafka does, in base64.
+
+    Its first bit is cleared, so that it never begins with a dash, which the tool would take for an option.
+
+    >>> cluster_id(uuid.UUID(int=2**128 - 1))
+    'f____________________w'
+    """
+    number = drawn.int & (2**127 - 1)
+    return base64.urlsafe_b64encode(number.to_bytes(16, "big")).decode().rstrip("=")
 
 
 def server_properties(log_dir: Path, ports: tuple[int, int]) -> str:
