@@ -43,7 +43,7 @@ class Publisher:
                 "acks": "all",
                 "linger.ms": linger_ms,
                 "compression.type": "lz4",
-                "message.max.bytes": 12 * 1024 * 1024,
+                "message.max.bytes": 16 * 1024 * 1024,
                 "delivery.timeout.ms": 30_000,
                 "queue.buffering.max.messages": 200_000,
                 "log_level": 3,
@@ -139,7 +139,7 @@ def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str
     admin = _admin(bootstrap_servers)
     partitions = [
         TopicPartition(name, number)
-        for name, topic in admin.list_topics(timeout=_TIMEOUT_S).topics.items()
+        for name, topic in _topics(admin).items()
         if name in set(topics)
         for number in topic.partitions
     ]
@@ -164,8 +164,12 @@ def _admin(bootstrap_servers: str) -> AdminClient:
 
 
 def _list_topics(admin: AdminClient) -> set[str]:
+    return set(_topics(admin))
+
+
+def _topics(admin: AdminClient) -> dict[str, Any]:
     try:
-        return set(admin.list_topics(timeout=_TIMEOUT_S).topics)
+        return dict(admin.list_topics(timeout=_TIMEOUT_S).topics)
     except KafkaException as error:
         raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
 
@@ -173,10 +177,15 @@ def _list_topics(admin: AdminClient) -> set[str]:
 def _await(future: Any, what: str) -> Any:
     try:
         return future.result(_TIMEOUT_S)
+    except TimeoutError as error:
+        raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+        code = error.args[0].code()
+        if code == KafkaError.TOPIC_ALREADY_EXISTS:
             return None
-        raise UnavailableError(f"Kafka could not {what}: {error.args[0].str()}") from error
+        if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+            raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
+        raise UnavailableError(f"Kafka could not {what}: {error.args[0].str()}.") from error
 
 
 class _Silent:

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
 
     batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
-    batch_max_wait_s: float = Field(0.05, gt=0, description="seconds a batch waits to fill")
+    batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")
     event_max_bytes: int = Field(5_000_000, ge=1, description="largest accepted event, bytes")
     event_max_depth: int = Field(64, ge=1, description="deepest accepted JSON nesting, levels")
     structure_validator: Literal["fhirkit", "fhir.resources"] = Field(

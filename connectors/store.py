@@ -215,6 +215,11 @@ class Batch:
             )
 
     async def _write_scores(self, writes: Writes) -> None:
+        # First, so that the scores of a patient whose events go on after the erasure stay.
+        for institution, pseudonym in writes.erased:
+            await self._connection.execute(
+                "DELETE FROM risk_scores WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
+            )
         if writes.scores:
             await self._connection.copy_records_to_table(
                 "risk_scores", records=[_score_row(score) for score in writes.scores], columns=SCORE_COLUMNS
@@ -226,10 +231,6 @@ class Batch:
                    WHERE old.record_id = new.old_record AND old.received_at = new.received_at""",
                 *map(list, zip(*writes.superseded, strict=True)),
                 writes.now,
-            )
-        for institution, pseudonym in writes.erased:
-            await self._connection.execute(
-                "DELETE FROM risk_scores WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
             )
 
     async def _write_rejected(self, writes: Writes) -> None:

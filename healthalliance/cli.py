@@ -22,6 +22,7 @@ from connectors.settings import Settings, load_settings
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
+from schemas.topics import TopicFamily, topic_name
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,8 +104,8 @@ def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> 
     from connectors.fhir_files import read_events, total_bytes
     from healthalliance.publishing import publish_events
 
-    settings = _connected()
     find_institution(institution)
+    settings = _connected()
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
@@ -120,7 +121,8 @@ def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> 
     if as_json:
         _print_json(report)
     else:
-        out.print(f"Published {count} events to encounters.{institution} in {report['seconds']} s, all confirmed.")
+        topic = topic_name(TopicFamily.ENCOUNTERS, institution)
+        out.print(f"Published {count} events to {topic} in {report['seconds']} s, all confirmed.")
         if skipped:
             out.print("Skipped, as no events here: " + ", ".join(f"{n} {kind}" for kind, n in skipped.items()) + ".")
 
@@ -146,7 +148,7 @@ def simulate(
     window = start.replace(tzinfo=UTC), until.replace(tzinfo=UTC)
     events = simulate_events(institution, seed, patients, *window, fault_share=faults)
     count = publish_events(_connected(), institution, events) if to is None else write_ndjson(to, events)
-    place = f"encounters.{institution}" if to is None else str(to)
+    place = topic_name(TopicFamily.ENCOUNTERS, institution) if to is None else str(to)
     if as_json:
         _print_json({"institution": institution, "events": count, "seed": seed, "to": place})
     else:

@@ -65,6 +65,8 @@ def score_files(
         histories |= decision.histories
         patient_of |= decision.patient_of
         rejected += len(decision.rejected)
+        erased = {pseudonym for _, (_, pseudonym), _ in decision.erased}
+        scores = {reference: one for reference, one in scores.items() if one.patient_pseudonym not in erased}
         for one in score(decision.to_score, model, now):
             scores[one.encounter_reference] = one
     return [one for one in scores.values() if one.probability is not None], rejected

@@ -10,7 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from model_training.dataset import Dataset
-from schemas.errors import HealthAllianceError
+from schemas.errors import NotEnoughStaysError
 from schemas.model import Calibration, Floats, Thresholds
 
 # Fit, calibrate, test.
@@ -27,12 +27,6 @@ FOREST: dict[str, str | int] = {
     "max_leaf_nodes": 128,
     "min_samples_leaf": 20,
 }
-
-
-class NotEnoughStaysError(HealthAllianceError):
-    """There are not enough finished stays with and without readmission to train on yet."""
-
-    exit_code = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,3 +61,9 @@ class LocalStackError(HealthAllianceError):
     """The local stack could not be started or stopped."""
 
     exit_code = 10
+
+
+class NotEnoughStaysError(HealthAllianceError):
+    """There are not enough finished stays with and without readmission to train on yet."""
+
+    exit_code = 11

@@ -108,7 +108,7 @@ class ScoreState(msgspec.Struct, frozen=True, array_like=True):
 class PatientHistory(msgspec.Struct, frozen=True, array_like=True):
     """Everything held of a patient; encounters, conditions and medications by their FHIR id.
 
-    `erased` lists the encounter pseudonyms of an erased patient, all that is left of it.
+    `erased` lists the encounter pseudonyms of an erased patient, all that is left of it; it stays if events go on.
     """
 
     patient_id: str = ""

@@ -76,7 +76,7 @@ class Issue:
     @property
     def shared_path(self) -> str:
         """Return the path as it may be shared: where the sender made up an element's name, only its resource."""
-        if self.reason is not Reason.STRUCTURE:
+        if self.reason not in (Reason.STRUCTURE, Reason.DUPLICATE_KEY):
             return self.path
         root = _KNOWN_ROOT.match(self.path)
         return root.group(1) if root else ""

@@ -61,7 +61,11 @@ TOPIC_SPECS = {
         TopicFamily.REJECTED,
         key="original key",
         record=None,
-        config={"cleanup.policy": "delete", "retention.ms": str(_DAYS_30_MS), **_MAX_BYTES},
+        config={
+            "cleanup.policy": "delete",
+            "retention.ms": str(_DAYS_30_MS),
+            "max.message.bytes": str(16 * 1024 * 1024),
+        },
     ),
 }
 

@@ -45,6 +45,8 @@ def create_app(
         processing_guarantee="at_least_once",
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=settings.batch_max_events,
+        # A worker that died gives its partitions up after this long; Faust's 60 s would be an hour's queue by day.
+        broker_session_timeout=_SESSION_S,
         broker_commit_every=1,
         broker_commit_interval=0.5,
         stream_buffer_maxsize=65536,
@@ -102,3 +104,4 @@ def completed(value: _T) -> Awaitable[_T]:
 
 # The transport bounds what is there by batch_max_events a poll; a take of every run there is makes one batch.
 _ALL_THERE_ARE = 64
+_SESSION_S = 10.0

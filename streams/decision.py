@@ -297,19 +297,21 @@ class _EventDecider:
         self.decision.patient_of[self._encounter_key(encounter_id)] = patient_pseudonym
 
     def _history(self, key: PatientKey, patient_id: str | None) -> PatientHistory:
-        history = self.decision.histories.get(key) or self.known.histories.get(key)
-        if history is None or history.erased:
-            return PatientHistory(patient_id=patient_id or "")
-        return history
+        history = self.decision.histories.get(key) or self.known.histories.get(key) or PatientHistory()
+        if history.patient_id or not patient_id:
+            return history
+        # New, or erased and going on; what was erased stays known, so that its tombstones can be sent again.
+        return msgspec.structs.replace(history, patient_id=patient_id)
 
     def _erase(self, patient_id: str) -> None:
         keys = self.event.sender.keys
         key = (self.event.sender.institution.id, keys.patient_pseudonym(patient_id))
         history = self.decision.histories.get(key) or self.known.histories.get(key)
         self.retracted = True
-        if history is None or history.erased:
+        if history is None or not history.patient_id:
             return
-        gone = tuple(keys.encounter_pseudonym(id_) for id_ in sorted(history.encounters))
+        now = [keys.encounter_pseudonym(id_) for id_ in sorted(history.encounters)]
+        gone = tuple(dict.fromkeys([*history.erased, *now]))
         self.decision.histories[key] = PatientHistory(erased=gone)
         self.decision.to_score = [one for one in self.decision.to_score if _patient_key(one) != key]
         self.decision.features = [one for one in self.decision.features if one.encounter_pseudonym not in gone]
@@ -345,8 +347,8 @@ class _EventDecider:
             yield entry
             if entry.kind is Kind.ENCOUNTER and entry.id not in history.encounters:
                 key = self._encounter_key(entry.id)
-                early = key in self.known.patient_of and self.known.patient_of[key] is None
-                early |= key in self.decision.patient_of and self.decision.patient_of[key] is None
+                noted = self.decision.patient_of if key in self.decision.patient_of else self.known.patient_of
+                early = key in noted and noted[key] is None
                 self._note_encounter(entry.id, pseudonym)
                 if early:
                     yield Entry(entry.kind, entry.id, entry.patient_id, entry.path, DELETED, b"", None)

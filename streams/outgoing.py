@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from connectors.kafka import OutMessage
 from connectors.registry import to_wire
 from schemas.messages import RiskScore
-from schemas.rejection import operation_outcome
+from schemas.rejection import Issue, operation_outcome
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import FeaturesChange, Rejected
+
+# A rejected event and its headers must fit into a message, whatever the sender wrote: one that does not would end
+# every worker that meets it.
+_MOST_ISSUES = 100
+_LONGEST = 1_000
 
 
 def risk_message(score: RiskScore, schema_ids: Mapping[str, int]) -> OutMessage:
@@ -36,7 +41,8 @@ def rejected_message(rejected: Rejected) -> OutMessage:
 
     The error headers are named as Kafka Connect's dead letter queues name them, so that its tools read them.
     """
-    raw, issues = rejected.event.raw, rejected.issues
+    raw = rejected.event.raw
+    issues = tuple(_cut(issue) for issue in rejected.issues[:_MOST_ISSUES])
     headers = {
         "__connect.errors.topic": raw.topic,
         "__connect.errors.partition": str(raw.partition),
@@ -55,3 +61,7 @@ def rejected_message(rejected: Rejected) -> OutMessage:
         raw.value,
         (*raw.headers, *((name, value.encode("utf-8", "replace")) for name, value in headers.items())),
     )
+
+
+def _cut(issue: Issue) -> Issue:
+    return Issue(issue.reason, issue.path[:_LONGEST], issue.text[:_LONGEST])

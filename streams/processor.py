@@ -192,7 +192,7 @@ class Processor:
                 again.rejected + results.rejected,
                 again.erased + results.erased,
             )
-        return results, {one.partition: one.next_offset for one in writes.advances}
+        return results, {**reached, **{one.partition: one.next_offset for one in writes.advances}}
 
     def _require_own(self, reached: Mapping[Partition, int], events: Sequence[Event]) -> None:
         ends = {_partition(event): event.raw.offset + 1 for event in events}

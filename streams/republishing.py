@@ -25,7 +25,7 @@ def stored_scores(
     scores = []
     for row in rows:
         history = histories.get((row["institution"], row["patient_pseudonym"]))
-        if history is None or history.erased:
+        if history is None or not history.patient_id:
             continue
         keys = senders[row["institution"]].keys
         by_pseudonym = {keys.encounter_pseudonym(id_): id_ for id_ in history.encounters}

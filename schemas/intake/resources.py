@@ -80,9 +80,9 @@ class _Reading:
         self.issues.append(Issue(reason, path, f"{path}: {text}"))
 
     def moment(self, text: object, element: str) -> Moment | None:
-        if not isinstance(text, str):
+        if text is None:
             return None
-        moment = parse_date_time(text, self.setting.institution.time_zone)
+        moment = parse_date_time(text, self.setting.institution.time_zone) if isinstance(text, str) else None
         if moment is None:
             self.refuse(Reason.INVALID_DATE, element, "not a date of the calendar.")
         return moment
@@ -153,10 +153,13 @@ def _read_patient(resource: dict[str, Any], id_: str, reading: _Reading) -> Fact
         elif birth_date > reading.setting.received_at.date() + timedelta(days=1):  # a day's grace for time zones
             reading.refuse(Reason.BIRTH_DATE_IN_FUTURE, "birthDate", "lies in the future.")
     deceased_at = reading.instant(resource.get("deceasedDateTime"), "deceasedDateTime")
+    deceased = resource.get("deceasedBoolean")
+    if deceased is not None and not isinstance(deceased, bool):
+        reading.refuse(Reason.INVALID_CODE, "deceasedBoolean", "neither true nor false.")
     return PatientFacts(
         birth_date=birth_date,
         gender=reading.code(resource.get("gender"), _GENDER, "gender"),
-        deceased=bool(resource.get("deceasedBoolean")) or deceased_at is not None,
+        deceased=deceased is True or deceased_at is not None,
         deceased_at=deceased_at,
     )
 

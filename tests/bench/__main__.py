@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import joblib
 import numpy as np
 import psutil
@@ -30,16 +32,19 @@ from connectors.settings import Settings, load_settings
 from connectors.simulator import simulate
 from healthalliance import local_stack
 from healthalliance.demo import latencies_ms, wait_until_ready
-from healthalliance.progress import read_progress, wait_until_applied
+from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
 from healthalliance.workers import WorkerOptions, WorkerProcesses, settings_environment
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
+from tests.bench.naive import TABLES
 
 _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _HISTORY_UNTIL = _EPOCH + timedelta(days=900)
 _INSTITUTIONS = ("dkfz", "ukhd", "embl")
 _PATIENTS = 900
+_WINDOW, _LATENCY_WINDOW = timedelta(days=600), timedelta(days=120)
+_SETTLE_S = 2.0  # after it, all that was applied is published and acknowledged too
 _NAIVE_S = 20.0
 _LATENCY_S = 20
 _LATENCY_EVENTS_PER_S = 200.0
@@ -57,15 +62,15 @@ def run() -> dict[str, Any]:
         with _worker(running, history_only=True):
             history = sum(_publish(running, _PATIENTS, _EPOCH, _HISTORY_UNTIL))
             wait_until_applied(running, 60)
+            time.sleep(_SETTLE_S)
         train(running, 1)
         report["history_events"] = history
         report["naive_events_per_s"] = _naive_rate(running)
-        report["worker"] = _worker_rate(running, _HISTORY_UNTIL, _HISTORY_UNTIL + timedelta(days=300))
+        report["worker"] = _worker_rate(running, _HISTORY_UNTIL)
         report["ratio_to_naive"] = report["worker"]["events_per_s"] / report["naive_events_per_s"]
         report["latency_at_200_per_s_ms"] = _latency(running)
         report["filled_patients"] = _fill(running)
-        later = _HISTORY_UNTIL + timedelta(days=420)
-        report["worker_with_many_patients"] = _worker_rate(running, later, later + timedelta(days=300))
+        report["worker_with_many_patients"] = _worker_rate(running, _HISTORY_UNTIL + _WINDOW + _LATENCY_WINDOW)
         report["throughput_kept_with_many_patients"] = (
             report["worker_with_many_patients"]["events_per_s"] / report["worker"]["events_per_s"]
         )
@@ -102,34 +107,37 @@ def _publish(
     ]
 
 
-def _worker_rate(settings: Settings, start: datetime, until: datetime) -> dict[str, float]:
+def _worker_rate(settings: Settings, start: datetime) -> dict[str, float]:
     """Publish a window first, then let one worker work it off; count from its first commit to its last."""
-    events = sum(_publish(settings, _PATIENTS, start, until))
-    with _measured_worker(settings) as measured:
-        pass
-    return {"events": events, **measured}
-
-
-@contextmanager
-def _measured_worker(settings: Settings) -> Iterator[dict[str, float]]:
-    measured: dict[str, float] = {}
-    first = _applied(settings)
+    before = _applied(settings)
+    events = sum(_publish(settings, _PATIENTS, start, start + _WINDOW))
     log = settings.data_dir / "logs" / "worker.log"
     with WorkerProcesses(settings, WorkerOptions(1, False, log)) as workers:
-        while (begun := _applied(settings)) == first:
-            time.sleep(0.02)
-        started = time.monotonic()
-        progress = wait_until_applied(settings, 60)
-        seconds = time.monotonic() - started
+        begun, started = _when_applied(settings, before + 1)
         process = psutil.Process(workers.pids()[0])
-        measured["events_per_s"] = (sum(one.applied for one in progress.values()) - begun) / seconds
-        measured["memory_mb"] = process.memory_info().rss / 2**20
-        measured["cpu_s"] = sum(process.cpu_times()[:2])
-        yield measured
+        cpu_s = sum(process.cpu_times()[:2])
+        done, ended = _when_applied(settings, before + events)
+        measured = {
+            "events": events,
+            "events_per_s": (done - begun) / (ended - started),
+            "memory_mb": process.memory_info().rss / 2**20,
+            "cpu_us_per_event": 1e6 * (sum(process.cpu_times()[:2]) - cpu_s) / (done - begun),
+        }
+        time.sleep(_SETTLE_S)
+    return measured
+
+
+def _when_applied(settings: Settings, number: int) -> tuple[int, float]:
+    """Wait until so many events are applied in all; return how many are, and when that was seen."""
+    while (applied := _applied(settings)) < number:
+        time.sleep(0.05)
+    return applied, time.monotonic()
 
 
 def _applied(settings: Settings) -> int:
-    return sum(one.applied for one in read_progress(settings).values())
+    # As cheap as can be: who looks takes time from those it looks at.
+    query = "SELECT sum(scored + updated + unchanged + retracted + rejected)::bigint AS applied FROM stream_progress"
+    return int(fetch(settings, query)[0]["applied"] or 0)
 
 
 def _naive_rate(settings: Settings) -> float:
@@ -142,28 +150,35 @@ def _naive_rate(settings: Settings) -> float:
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
     for future in admin.create_topics([NewTopic("naive.risk", 1, 1)]).values():
         future.result(10)
-    counter = folder / "counter.json"
-    command = [sys.executable, "-m", "tests.bench.naive", str(folder / "forest.joblib"), str(counter)]
+    asyncio.run(_execute(settings, TABLES))
+    command = [sys.executable, "-m", "tests.bench.naive", str(folder / "forest.joblib")]
     environment = {**os.environ, **settings_environment(settings)}
     with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as one:
         try:
-            while not counter.exists():
+            while not (begun := _naively_applied(settings)):
                 time.sleep(0.1)
-            begun, started = _count(counter), time.monotonic()
+            started = time.monotonic()
             time.sleep(_NAIVE_S)
-            return (_count(counter) - begun) / (time.monotonic() - started)
+            return (_naively_applied(settings) - begun) / (time.monotonic() - started)
         finally:
             one.terminate()
 
 
-def _count(counter: Path) -> int:
-    while not (text := counter.read_text()):
-        time.sleep(0.001)
-    return int(json.loads(text))
+def _naively_applied(settings: Settings) -> int:
+    query = "SELECT count(DISTINCT (topic, partition, source_offset)) AS applied FROM naive_scores"
+    return int(fetch(settings, query)[0]["applied"])
+
+
+async def _execute(settings: Settings, statements: str) -> None:
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
 
 
 def _latency(settings: Settings) -> dict[str, float]:
-    start = _HISTORY_UNTIL + timedelta(days=300)
+    start = _HISTORY_UNTIL + _WINDOW
     ledger = Ledger()
     with _worker(settings):
         threads = [
@@ -174,12 +189,13 @@ def _latency(settings: Settings) -> dict[str, float]:
         for thread in threads:
             thread.join()
         wait_until_applied(settings, 60)
+        time.sleep(_SETTLE_S)
     return {**latencies_ms(settings, ledger), "events": len(ledger.published_at)}
 
 
 def _publish_at_rate(settings: Settings, institution: str, start: datetime, ledger: Ledger) -> None:
     rate = _LATENCY_EVENTS_PER_S / len(_INSTITUTIONS)
-    events = simulate(institution, 1, _PATIENTS, start, start + timedelta(days=120), epoch=_EPOCH, fault_share=0.0)
+    events = simulate(institution, 1, _PATIENTS, start, start + _LATENCY_WINDOW, epoch=_EPOCH, fault_share=0.0)
     some = (event for event, _ in zip(events, range(int(rate * _LATENCY_S)), strict=False))
     publish_events(settings, institution, some, ledger=ledger, events_per_s=rate)
 
@@ -206,6 +222,7 @@ def _fill(settings: Settings) -> int:
         for one in _INSTITUTIONS:
             publish_events(settings, one, (e for n, e in enumerate(events()) if n % 3 == _INSTITUTIONS.index(one)))
         wait_until_applied(settings, 60)
+        time.sleep(_SETTLE_S)
     return _MANY_PATIENTS
 
 

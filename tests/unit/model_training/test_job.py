@@ -9,8 +9,7 @@ import pytest
 from connectors.models import champion_version, load_champion
 from connectors.settings import Settings
 from model_training.job import Step, TrainingResult, train
-from model_training.training import NotEnoughStaysError
-from schemas.errors import NoModelError
+from schemas.errors import NoModelError, NotEnoughStaysError
 from schemas.features import FEATURE_NAMES
 from schemas.model import explain
 from tests.unit.model_training.stays import simulated, snapshot

@@ -9,7 +9,6 @@ from model_training.dataset import Dataset, assemble
 from model_training.evaluation import evaluate
 from model_training.labels import LabelledStay, label
 from model_training.training import (
-    NotEnoughStaysError,
     calibrate,
     choose_thresholds,
     fit,
@@ -17,6 +16,7 @@ from model_training.training import (
     require_enough,
     split_by_patient,
 )
+from schemas.errors import NotEnoughStaysError
 from schemas.features import FEATURE_NAMES, UNKNOWN
 from schemas.messages import Band
 from tests.unit.model_training.stays import features, simulated, stay

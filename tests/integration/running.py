@@ -1,0 +1,94 @@
+"""Local stacks and workers of the tests' own: free ports, a data folder that goes at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from connectors.settings import Settings
+from healthalliance import local_stack
+from healthalliance.demo import wait_until_ready
+from healthalliance.local_stack import Ports
+from healthalliance.local_stack.ports import free_port
+from healthalliance.workers import WorkerOptions, WorkerProcesses
+from model_training.job import TrainingResult
+
+SYNTHEA = Path(__file__).parents[2].parent / "shared" / "data" / "synthea-dev.tar.xz"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A running stack whose feature topics hold a history and whose champion was trained on it."""
+
+    settings: Settings = field(repr=False)
+    history_events: int
+    training: TrainingResult
+
+
+@contextmanager
+def data_folder() -> Iterator[Settings]:
+    """Make settings with a data folder of their own and nothing else: no variable of the caller's reaches them."""
+    with TemporaryDirectory(prefix="healthalliance-test-", ignore_cleanup_errors=True) as folder:
+        settings = Settings.model_construct(data_dir=Path(folder), rejected_share_limit=1.0)
+        try:
+            yield settings
+        finally:
+            local_stack.down(settings)
+
+
+def four_free_ports() -> Ports:
+    chosen: list[int] = []
+    for _ in range(4):
+        chosen.append(free_port((), avoid=chosen))
+    return Ports(*chosen)
+
+
+def new_workers(settings: Settings, *, history_only: bool = False) -> WorkerProcesses:
+    """Make one worker's process, not started yet, on a port of its own."""
+    settings = settings.model_copy(update={"metrics_port": free_port(())})
+    return WorkerProcesses(settings, WorkerOptions(1, history_only, settings.data_dir / "logs" / "worker.log"))
+
+
+@contextmanager
+def ready_worker(settings: Settings, *, history_only: bool = False) -> Iterator[WorkerProcesses]:
+    with new_workers(settings, history_only=history_only) as workers:
+        wait_until_ready(workers)
+        yield workers
+
+
+class StandingWorker:
+    """One worker for many modules: a start and a stop take seconds. Only one runs, for two share the partitions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open = ExitStack()
+        self._workers: WorkerProcesses | None = None
+
+    def __enter__(self) -> StandingWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def started(self) -> WorkerProcesses:
+        """Return the worker, which is started and ready if it was not."""
+        if self._workers is None:
+            self._workers = self._open.enter_context(ready_worker(self._settings))
+        return self._workers
+
+    def stop(self) -> None:
+        """Stop the worker if it runs."""
+        self._workers = None
+        self._open.close()
+
+
+def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait until something is so; fail with what was waited for when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.02)

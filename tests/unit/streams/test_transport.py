@@ -1,0 +1,222 @@
+"""Runs of records: handed over whole, acknowledged whole, and never more ahead than the streams work off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import faust
+import pytest
+from faust.types import TP
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.topics import TopicFamily, topic_name
+from streams.transport import Run, RunConsumer, RunTransport, batches_of, records_of
+
+TOPIC = topic_name(TopicFamily.ENCOUNTERS, "dkfz")
+PARTITION = TP(TOPIC, 0)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What aiokafka hands over, as far as it is looked at."""
+
+    offset: int
+    timestamp: int = 1_700_000_000_000
+    timestamp_type: int = 1
+
+
+class Consumer(RunConsumer):
+    """A consumer whose polls are given, and that keeps what it hands over."""
+
+    def __init__(self, *polls: Sequence[int], most: int = 500) -> None:
+        self.polls, self.runs, self.waits = list(polls), list[Run](), 0
+        app = faust.App(
+            "test",
+            broker="kafka://nowhere",
+            store="memory://",
+            broker_max_poll_records=most,
+            loop=asyncio.get_running_loop(),
+        )
+        cast(Any, app.topics)._acking_topics.add(TOPIC)
+        super().__init__(RunTransport(["kafka://nowhere"], app), self._keep, _nothing, _nothing)
+        self._thread.thread_loop.close()  # of the thread that would fetch; it is never started
+
+    async def _keep(self, run: Any) -> None:
+        self.track_message(run)
+        self.runs.append(run)
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
+        if not self.polls:
+            self._stopped.set()
+            return {}, {PARTITION}
+        return {PARTITION: records(*self.polls.pop(0))}, {PARTITION}
+
+    async def _wait_for_ack(self, timeout: float) -> None:
+        self.waits += 1
+        self.ack(next(run for run in self.runs if not run.acked))
+
+    async def hand_over_all(self) -> list[Run]:
+        await self._drain_messages(cast(Any, self))  # as its own fetcher: both stop when the polls are over
+        return self.runs
+
+    def committable(self) -> int | None:
+        """Return the offset that would be committed now."""
+        offset: int | None = self._new_offset(PARTITION)
+        if offset is not None:
+            self._committed_offset[PARTITION] = offset
+        return offset
+
+
+async def _nothing(*_: Any) -> None:
+    pass
+
+
+def records(*offsets: int) -> Any:
+    return [Record(offset) for offset in offsets]
+
+
+def offsets_of(run: Run) -> list[int]:
+    return [record.offset for record in records_of(run)]
+
+
+async def test_a_poll_becomes_one_message_that_stands_for_all_its_records() -> None:
+    consumer = Consumer([0, 1, 2], [3, 4])
+    runs = await consumer.hand_over_all()
+    assert [offsets_of(run) for run in runs] == [[0, 1, 2], [3, 4]]
+    assert [(run.topic, run.partition, run.offset) for run in runs] == [(TOPIC, 0, 2), (TOPIC, 0, 4)]
+
+
+async def test_nothing_is_committed_before_a_run_is_acknowledged_and_then_all_of_it() -> None:
+    consumer = Consumer([0, 1, 2], [3, 4])
+    first, second = await consumer.hand_over_all()
+    assert consumer.committable() is None
+    assert consumer.ack(first)
+    assert consumer.committable() == 3
+    assert consumer.committable() is None
+    assert consumer.ack(second)
+    assert consumer.committable() == 5
+
+
+async def test_acknowledging_twice_counts_once() -> None:
+    consumer = Consumer([0, 1])
+    [run] = await consumer.hand_over_all()
+    assert (consumer.ack(run), consumer.ack(run)) == (True, False)
+    assert consumer.committable() == 2
+
+
+async def test_offsets_without_a_record_are_acknowledged_with_the_run_after_them() -> None:
+    consumer = Consumer([0, 1], [5, 9], [12])
+    for run, end in zip(await consumer.hand_over_all(), (2, 10, 13), strict=True):
+        consumer.ack(run)
+        assert consumer.committable() == end
+
+
+async def test_after_a_restart_a_gap_behind_the_committed_offset_holds_nothing_up() -> None:
+    consumer = Consumer([7, 8], [9])
+    consumer._committed_offset[PARTITION] = consumer._read_offset[PARTITION] = 5
+    for run, end in zip(await consumer.hand_over_all(), (9, 10), strict=True):
+        consumer.ack(run)
+        assert consumer.committable() == end
+
+
+async def test_a_topic_whose_beginning_is_gone_starts_where_its_records_start() -> None:
+    consumer = Consumer([100, 101])
+    [run] = await consumer.hand_over_all()
+    consumer.ack(run)
+    assert consumer.committable() == 102
+
+
+async def test_what_was_handed_over_before_is_not_handed_over_again() -> None:
+    consumer = Consumer([0, 1, 2], [1, 2, 3], [2, 3])
+    assert [offsets_of(run) for run in await consumer.hand_over_all()] == [[0, 1, 2], [3]]
+
+
+async def test_records_of_a_partition_that_was_taken_away_are_left() -> None:
+    consumer = Consumer([0])
+    consumer._wait_next_records = _of_no_partition_of_ours(consumer)  # type: ignore[method-assign]
+    assert await consumer.hand_over_all() == []
+
+
+def _of_no_partition_of_ours(consumer: Consumer) -> Any:
+    async def wait(timeout: float) -> tuple[Any, Any]:
+        consumer._stopped.set()
+        return {PARTITION: records(0)}, set()
+
+    return wait
+
+
+async def test_a_consumer_three_polls_ahead_waits_for_an_acknowledgement() -> None:
+    consumer = Consumer(*([n, n + 1] for n in range(0, 12, 2)), most=2)
+    runs = await consumer.hand_over_all()
+    assert (len(runs), consumer.waits) == (6, 4)
+    assert [run.acked for run in runs] == [True] * 4 + [False] * 2
+
+
+async def test_asking_for_records_is_noted_for_the_readiness_check() -> None:
+    consumer = Consumer([0])
+    await consumer.hand_over_all()
+    assert 0 < consumer.last_poll_at <= asyncio.get_running_loop().time()
+
+
+@st.composite
+def runs_with_gaps(draw: st.DrawFn) -> list[list[int]]:
+    offsets = sorted(draw(st.sets(st.integers(0, 60), min_size=1, max_size=25)))
+    cuts = sorted(draw(st.sets(st.integers(1, len(offsets)), max_size=4)) | {len(offsets)})
+    return [offsets[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs_with_gaps(), st.data())
+def test_what_is_committed_is_always_the_end_of_what_was_acknowledged(polls: list[list[int]], data: Any) -> None:
+    async def check() -> None:
+        consumer = Consumer(*polls)
+        for run, offsets in zip(await consumer.hand_over_all(), polls, strict=True):
+            consumer.ack(run)
+            if data.draw(st.booleans()) or offsets is polls[-1]:
+                assert consumer.committable() == offsets[-1] + 1
+
+    asyncio.run(check())
+
+
+# --- batches
+
+
+@dataclass(frozen=True)
+class Message:
+    value: Any
+
+
+@dataclass(frozen=True)
+class Event:
+    message: Message = field(default_factory=lambda: Message([]))
+
+
+def sizes(batches: Any) -> list[list[int]]:
+    return [[len(event.message.value) for event in batch] for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("runs", "batches"),
+    [
+        ([], []),
+        ([3, 3, 4], [[3, 3, 4]]),
+        ([3, 3, 5], [[3, 3], [5]]),
+        ([30, 1], [[30], [1]]),
+        ([1, 30, 1], [[1], [30], [1]]),
+    ],
+)
+def test_runs_are_grouped_up_to_the_most_and_never_cut(runs: list[int], batches: list[list[int]]) -> None:
+    events: Any = [Event(Message([None] * size)) for size in runs]
+    assert sizes(batches_of(events, 10)) == batches
+
+
+@given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 30))
+def test_batches_keep_every_run_in_order(runs: list[int], most: int) -> None:
+    events: Any = [Event(Message([None] * size)) for size in runs]
+    batches = list(batches_of(events, most))
+    assert [event for batch in batches for event in batch] == events
+    assert all(sum(batch) <= most or len(batch) == 1 for batch in sizes(batches))
