@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import LatestSpec
@@ -19,8 +19,7 @@ from schemas.topics import TOPIC_SPECS, TopicFamily, topic_name
 _TIMEOUT_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class OutMessage:
+class OutMessage(msgspec.Struct, frozen=True, gc=False):
     """A message to be published; a value of None is a tombstone."""
 
     topic: str

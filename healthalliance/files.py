@@ -15,7 +15,7 @@ from connectors.settings import Settings
 from connectors.source_event import SourceEvent
 from schemas.history import PatientHistory
 from schemas.institutions import Institution
-from schemas.intake.event import RawEvent, parse_event
+from schemas.intake.event import RawEvent, parse_event, parse_events
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.structure import structure_validator
 from schemas.messages import RiskScore
@@ -57,10 +57,9 @@ def score_files(
     scores: dict[str, RiskScore] = {}
     rejected, now = 0, datetime.now(UTC)
     for batch in _batches(enumerate(read_events(paths)), settings.batch_max_events):
-        events = [
-            Event(raw, parse_event(raw, institution, limits, validate), sender, "")
-            for raw in (_raw(offset, event, now) for offset, event in batch)
-        ]
+        raws = [_raw(offset, event, now) for offset, event in batch]
+        parsed = parse_events([(raw, institution) for raw in raws], limits, validate)
+        events = [Event(raw, one, sender, "") for raw, one in zip(raws, parsed, strict=True)]
         decision = decide(events, Known(histories, patient_of), model.version)
         histories |= decision.histories
         patient_of |= decision.patient_of

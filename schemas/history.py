@@ -7,7 +7,6 @@ erased patient whose events go on (they begin a new history).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from enum import IntEnum, StrEnum
 from typing import Generic, TypeVar, cast
@@ -24,7 +23,7 @@ class Scheme(IntEnum):
     DELETED = 3
 
 
-class Version(msgspec.Struct, frozen=True, order=True, array_like=True):
+class Version(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A resource's version: `meta.versionId`, else `meta.lastUpdated` in µs, else the Kafka offset.
 
     A deletion carries no version of its own and beats all: a deleted id stays deleted.
@@ -40,7 +39,7 @@ class Version(msgspec.Struct, frozen=True, order=True, array_like=True):
 DELETED = Version(Scheme.DELETED, 0)
 
 
-class PatientFacts(msgspec.Struct, frozen=True, array_like=True):
+class PatientFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a Patient says that matters here; `deceased_at` is the day's end of nothing if only `deceased` is known."""
 
     birth_date: date | None
@@ -49,7 +48,7 @@ class PatientFacts(msgspec.Struct, frozen=True, array_like=True):
     deceased_at: datetime | None
 
 
-class EncounterFacts(msgspec.Struct, frozen=True, array_like=True):
+class EncounterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an Encounter says that matters here; times in UTC.
 
     `level` is the German core data set's contact level; `part_of` the id of the encounter this is a part of;
@@ -67,7 +66,7 @@ class EncounterFacts(msgspec.Struct, frozen=True, array_like=True):
     emergency: bool
 
 
-class ConditionFacts(msgspec.Struct, frozen=True, array_like=True):
+class ConditionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A diagnosis: `known_from` and `until` in UTC (None: always, not yet ended), the encounter it names."""
 
     code: str
@@ -76,7 +75,7 @@ class ConditionFacts(msgspec.Struct, frozen=True, array_like=True):
     encounter: str | None
 
 
-class MedicationFacts(msgspec.Struct, frozen=True, array_like=True):
+class MedicationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A medication: `known_from` and `until` in UTC (None: always, not yet ended), the encounter it names."""
 
     code: str
@@ -89,7 +88,7 @@ Facts = PatientFacts | EncounterFacts | ConditionFacts | MedicationFacts
 F = TypeVar("F", bound=Facts)
 
 
-class Held(msgspec.Struct, Generic[F], frozen=True, array_like=True):
+class Held(msgspec.Struct, Generic[F], frozen=True, array_like=True, gc=False):
     """A resource as last known: version, digest of its content, its facts (None: retracted)."""
 
     version: Version
@@ -97,7 +96,7 @@ class Held(msgspec.Struct, Generic[F], frozen=True, array_like=True):
     facts: F | None
 
 
-class ScoreState(msgspec.Struct, frozen=True, array_like=True):
+class ScoreState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The score that now stands for an encounter: its record, when its event arrived, digest of what was scored."""
 
     record_id: str
@@ -105,7 +104,7 @@ class ScoreState(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-class PatientHistory(msgspec.Struct, frozen=True, array_like=True):
+class PatientHistory(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Everything held of a patient; encounters, conditions and medications by their FHIR id.
 
     `erased` lists the encounter pseudonyms of an erased patient, all that is left of it; it stays if events go on.
@@ -129,8 +128,7 @@ class Kind(StrEnum):
     MEDICATION = "Medication"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One resource of an event, ready to be folded; `facts` None retracts it, `path` tells where it stood.
 
     `patient_id` is None where only the id of a deleted encounter is known.

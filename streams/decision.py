@@ -65,8 +65,7 @@ class Sender:
     keys: InstitutionKeys
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A message with what it says, who sent it, and the id of the topic it came from."""
 
     raw: RawEvent
@@ -90,8 +89,7 @@ class Known:
     patient_of: Mapping[EncounterKey, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class ToScore:
+class ToScore(msgspec.Struct, frozen=True, gc=False):
     """An encounter to be scored, or (no features) whose score is to be retracted."""
 
     event: Event
@@ -106,8 +104,7 @@ class ToScore:
     cause: Cause | None
 
 
-@dataclass(frozen=True, slots=True)
-class FeaturesChange:
+class FeaturesChange(msgspec.Struct, frozen=True, gc=False):
     """What is to be published of an encounter's features; no message: a tombstone."""
 
     institution: str
@@ -115,8 +112,7 @@ class FeaturesChange:
     message: EncounterFeatures | None
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """An event that was rejected, as a whole or in part."""
 
     event: Event

@@ -16,7 +16,7 @@ from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.history import PatientHistory, decode_history, encode_history
-from schemas.intake.event import RawEvent, parse_event
+from schemas.intake.event import RawEvent, parse_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import StructureValidator
 from schemas.messages import RiskScore
@@ -100,21 +100,14 @@ class Processor:
     def read(self, records: Iterable[Record]) -> list[Event]:
         """Parse and validate records, in the given order."""
         with _timed("read"):
-            return [self._read(record) for record in records]
-
-    def _read(self, record: Record) -> Event:
-        sender = self._senders[record.topic]
-        raw = RawEvent(
-            record.topic,
-            record.partition,
-            record.offset,
-            record.key,
-            record.value,
-            datetime.fromtimestamp(record.timestamp / 1000, UTC),
-            tuple(record.headers),
-        )
-        parsed = parse_event(raw, sender.institution, self._limits, self._validate)
-        return Event(raw, parsed, sender, self.topic_ids[record.topic])
+            raws = [_raw(record) for record in records]
+            senders = [self._senders[raw.topic] for raw in raws]
+            institutions = (sender.institution for sender in senders)
+            parsed = parse_events(list(zip(raws, institutions, strict=True)), self._limits, self._validate)
+            return [
+                Event(raw, one, sender, self.topic_ids[raw.topic])
+                for raw, one, sender in zip(raws, parsed, senders, strict=True)
+            ]
 
     # --- apply
 
@@ -284,6 +277,18 @@ class Processor:
             *(features_out(one, self._schema_ids) for one in results.features),
             *(rejected_message(one) for one in results.rejected),
         ]
+
+
+def _raw(record: Record) -> RawEvent:
+    return RawEvent(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        record.value,
+        datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        tuple(record.headers),
+    )
 
 
 def _partition(event: Event) -> Partition:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
 
 from schemas.history import DELETED, EncounterFacts, Entry, Kind, PatientFacts
 from schemas.institutions import Institution
@@ -17,8 +19,7 @@ from schemas.rejection import Issue, Reason
 _BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
 
 
-@dataclass(frozen=True, slots=True)
-class RawEvent:
+class RawEvent(msgspec.Struct, frozen=True, gc=False):
     """A Kafka message as it came; `received_at` is the broker's time of arrival, UTC."""
 
     topic: str
@@ -30,8 +31,7 @@ class RawEvent:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedEvent:
+class ParsedEvent(msgspec.Struct, frozen=True, gc=False):
     """What an event says: entries to fold, a patient to erase, issues that rejected it or parts of it."""
 
     entries: tuple[Entry, ...] = ()
@@ -39,27 +39,55 @@ class ParsedEvent:
     erase: str | None = None
 
 
+def parse_events(
+    raws: Sequence[tuple[RawEvent, Institution]], limits: Limits, validate: StructureValidator
+) -> list[ParsedEvent]:
+    """Read events through all three stages of validation, in the given order. Never raises, whatever the bytes."""
+    opened = [_guarded(_open, raw, limits) for raw, _ in raws]
+    documents = [
+        (raw.value, one) for (raw, _), one in zip(raws, opened, strict=True) if raw.value and isinstance(one, dict)
+    ]
+    found = iter(validate(documents))
+    return [
+        one if isinstance(one, ParsedEvent) else _guarded(_read, raw, institution, one, next(found))
+        for (raw, institution), one in zip(raws, opened, strict=True)
+    ]
+
+
 def parse_event(raw: RawEvent, institution: Institution, limits: Limits, validate: StructureValidator) -> ParsedEvent:
-    """Read an event through all three stages of validation. Never raises, whatever the bytes."""
+    """Read one event, as `parse_events` reads many."""
+    return parse_events([(raw, institution)], limits, validate)[0]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _guarded(step: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | ParsedEvent:
     try:
-        return _parse(raw, institution, limits, validate)
+        return step(*args, **kwargs)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         # A shape that no stage foresaw must not stop a hospital's partition; it can be redriven once it is.
         return ParsedEvent(issues=(Issue(Reason.UNREADABLE, "", f"Could not be read ({type(error).__name__})."),))
 
 
-def _parse(raw: RawEvent, institution: Institution, limits: Limits, validate: StructureValidator) -> ParsedEvent:
+def _open(raw: RawEvent, limits: Limits) -> dict[str, Any] | ParsedEvent:
+    """Read an event's bytes as a JSON document of an accepted type, or say what the event comes to without one."""
     if raw.value is None:
         return _parse_tombstone(raw)
     document = read_json(raw.value, limits)
     if isinstance(document, Issue):
         return ParsedEvent(issues=(document,))
     kind = document.get("resourceType")
-    if kind == "Bundle":
-        return _parse_bundle(raw, document, institution, validate(raw.value, document))
-    if not isinstance(kind, str) or kind not in READERS:
+    if kind != "Bundle" and (not isinstance(kind, str) or kind not in READERS):
         return ParsedEvent(issues=(Issue(Reason.UNSUPPORTED_TYPE, "", f"Accepted are Bundle, {', '.join(READERS)}."),))
-    issues = validate(raw.value, document)
+    return document
+
+
+def _read(raw: RawEvent, institution: Institution, document: dict[str, Any], issues: list[Issue]) -> ParsedEvent:
+    kind = document["resourceType"]
+    if kind == "Bundle":
+        return _read_bundle(raw, document, institution, issues)
     if issues:
         return ParsedEvent(issues=tuple(issues))
     setting = Setting(institution, raw.received_at, raw.offset)
@@ -80,10 +108,10 @@ def _deletion(kind: Kind, id_: str, patient_id: str | None, path: str) -> Entry:
     return Entry(kind, id_, patient_id, path, DELETED, b"", None)
 
 
-_Read = tuple[Entry | list[Issue], str | None]  # what came of a Bundle entry; the resource it is, "Type/id"
+_ReadEntry = tuple[Entry | list[Issue], str | None]  # what came of a Bundle entry; the resource it is, "Type/id"
 
 
-def _parse_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]) -> ParsedEvent:
+def _read_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]) -> ParsedEvent:
     whole = [issue for issue in found if entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY]
     if whole:
         return ParsedEvent(issues=tuple(whole))
@@ -96,7 +124,7 @@ def _parse_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institutio
     by_entry: dict[int, list[Issue]] = {}
     for issue in found:
         by_entry.setdefault(entry_of(issue.path) or 0, []).append(issue)
-    read: list[_Read] = []
+    read: list[_ReadEntry] = []
     for number, entry in enumerate(entries):
         one = _read_entry(entry, number, setting, by_entry.get(number, []), raw.key)
         if isinstance(one, str):
@@ -108,7 +136,7 @@ def _parse_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institutio
 
 def _read_entry(
     entry: dict[str, Any], number: int, setting: Setting, found: list[Issue], key: bytes | None
-) -> _Read | str | None:
+) -> _ReadEntry | str | None:
     """Read a Bundle entry; a string is a patient to erase, None an entry that says nothing here."""
     request = entry.get("request")
     if isinstance(request, dict) and request.get("method") == "DELETE":
@@ -127,7 +155,7 @@ def _read_entry(
     return (found, name) if found else (read_resource(resource, path, setting, id_), name)
 
 
-def _read_deletion(url: str, path: str, key: bytes | None) -> _Read | str | None:
+def _read_deletion(url: str, path: str, key: bytes | None) -> _ReadEntry | str | None:
     type_, _, id_ = url.partition("/")
     patient = (key or b"").decode("utf-8", "replace")
     patient_id = patient.removeprefix("Patient/") if patient.startswith("Patient/") else None
@@ -156,7 +184,7 @@ def _medications(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _settle(read: list[_Read]) -> ParsedEvent:
+def _settle(read: list[_ReadEntry]) -> ParsedEvent:
     """Part the good entries from the bad and from those that depend on a bad one."""
     bad = {name for one, name in read if not isinstance(one, Entry) and name}
     entries: list[Entry] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import fhirkit
@@ -11,13 +12,17 @@ import fhirkit
 from schemas.rejection import Issue, Reason
 
 _DUPLICATE = "the key appears more than once"
+_MANY_BYTES = 16_000_000  # more is judged one by one: what fhirkit reads at once it holds at once
+
+
+Document = tuple[bytes, dict[str, Any]]  # a resource's bytes, and what they parse to
 
 
 class StructureValidator(Protocol):
-    """Judge a resource; `value` are its bytes, `document` what they parse to."""
+    """Judge resources, many at once."""
 
-    def __call__(self, value: bytes, document: dict[str, Any]) -> list[Issue]:
-        """Return the issues found, empty where the structure is valid; never raise on content."""
+    def __call__(self, documents: Sequence[Document]) -> list[list[Issue]]:
+        """Return each one's issues, none where its structure is valid; never raise on content."""
         ...
 
 
@@ -26,12 +31,25 @@ def structure_validator(name: Literal["fhirkit", "fhir.resources"]) -> Structure
     return fhirkit_issues if name == "fhirkit" else fhir_resources_issues
 
 
-def fhirkit_issues(value: bytes, document: dict[str, Any]) -> list[Issue]:
-    """Judge with fhirkit (Rust; it gives up the interpreter's lock meanwhile)."""
+def fhirkit_issues(documents: Sequence[Document]) -> list[list[Issue]]:
+    """Judge with fhirkit (Rust); it gives up the interpreter's lock for the whole time, not once for each."""
+    values: list[str | bytes | dict[str, Any]] = [value for value, _ in documents]
+    if sum(map(len, values)) <= _MANY_BYTES:
+        try:
+            return [_errors(resource.issues) for resource in fhirkit.parse_many(values, threads=1)]
+        except (fhirkit.ParseError, fhirkit.ValidationError):
+            pass  # one that is no resource at all; the others are judged alone
+    return [_fhirkit_issues(value) for value, _ in documents]
+
+
+def _fhirkit_issues(value: bytes) -> list[Issue]:
     try:
-        found = fhirkit.validate(value)
+        return _errors(fhirkit.validate(value))
     except fhirkit.ParseError as error:
         return [Issue(Reason.NOT_JSON, "", f"Not JSON: {error}.")]
+
+
+def _errors(found: Iterable[fhirkit.Issue]) -> list[Issue]:
     return [_issue(issue.path, issue.message) for issue in found if issue.severity == "error"]
 
 
@@ -40,8 +58,12 @@ def _issue(path: str, message: str) -> Issue:
     return Issue(reason, path, f"{path}: {message}.")
 
 
-def fhir_resources_issues(value: bytes, document: dict[str, Any]) -> list[Issue]:
+def fhir_resources_issues(documents: Sequence[Document]) -> list[list[Issue]]:
     """Judge with fhir.resources (pydantic, R4B models, some 20 times slower)."""
+    return [_fhir_resources_issues(value, document) for value, document in documents]
+
+
+def _fhir_resources_issues(value: bytes, document: dict[str, Any]) -> list[Issue]:
     from fhir.resources.R4B import get_fhir_model_class
     from pydantic import ValidationError
 

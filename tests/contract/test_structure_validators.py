@@ -62,7 +62,7 @@ def verdicts(resources: list[Resource], change: Change) -> dict[Element, set[str
 def objectors(document: Resource) -> set[str]:
     value = to_bytes(document)
     both = {"fhirkit": fhirkit_issues, "fhir.resources": fhir_resources_issues}
-    return {name for name, validate in both.items() if validate(value, document)}
+    return {name for name, validate in both.items() if validate([(value, document)])[0]}
 
 
 @cache

@@ -134,7 +134,7 @@ def test_every_event_without_a_fault_is_accepted_as_it_is(institution_id: str) -
 def test_a_second_validator_accepts_a_sample_too() -> None:
     for event in a_year()[::25]:
         if event.fault is None and event.value is not None:
-            assert fhir_resources_issues(event.value, orjson.loads(event.value)) == []
+            assert fhir_resources_issues([(event.value, orjson.loads(event.value))]) == [[]]
 
 
 def test_each_kind_of_fault_occurs_and_is_judged_for_what_it_is() -> None:
