@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -33,8 +33,7 @@ SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.na
 _UUID_COLUMNS = frozenset({"record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "topic_id"})
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(NamedTuple):
     """A topic's partition, by the topic's id: a topic made anew under an old name is another one."""
 
     topic_id: str

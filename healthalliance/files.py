@@ -58,7 +58,7 @@ def score_files(
     rejected, now = 0, datetime.now(UTC)
     for batch in _batches(enumerate(read_events(paths)), settings.batch_max_events):
         raws = [_raw(offset, event, now) for offset, event in batch]
-        parsed = parse_events([(raw, institution) for raw in raws], limits, validate)
+        parsed = parse_events(raws, institution, limits, validate)
         events = [Event(raw, one, sender, "") for raw, one in zip(raws, parsed, strict=True)]
         decision = decide(events, Known(histories, patient_of), model.version)
         histories |= decision.histories

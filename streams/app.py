@@ -11,6 +11,7 @@ from faust import Stream
 from faust.types import TP, EventT, StreamT
 
 from connectors.settings import Settings
+from streams.decision import Event
 from streams.processor import Processor, Results
 from streams.transport import RunTransport, batches_of, records_of
 
@@ -64,16 +65,21 @@ def create_app(
 
     @app.agent(encounters, concurrency=1)
     async def score_encounters(stream: StreamT[Any]) -> None:
-        # Three batches are on their way at once: one is read in a thread, one applied, one published.
-        applied: Awaitable[Results] = completed(Results())
-        published: Awaitable[None] = completed(None)
+        ahead = asyncio.Semaphore(_BATCHES_AHEAD)
+        applied, published = completed(Results()), completed(None)
         async for taken in cast(Stream[Any], stream).noack_take(_ALL_THERE_ARE, within=settings.batch_max_wait_s):
             for runs in batches_of(taken, settings.batch_max_events):
+                await ahead.acquire()
                 records = [record for run in runs for record in records_of(run.message)]
-                events = await failing(asyncio.to_thread(processor.read, records))  # parse, validate
-                await applied
-                applied = asyncio.create_task(failing(processor.apply(events)))  # decide, commit
+                events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
+                applied = asyncio.create_task(failing(apply(events, applied)))
                 published = asyncio.create_task(failing(publish(applied, published, runs)))
+                published.add_done_callback(lambda _: ahead.release())
+
+    async def apply(events: Awaitable[list[Event]], before: Awaitable[Results]) -> Results:
+        read = await events
+        await before
+        return await processor.apply(read)  # decide, score, commit
 
     async def publish(applied: Awaitable[Results], before: Awaitable[None], runs: Sequence[EventT[Any]]) -> None:
         results = await applied
@@ -104,4 +110,6 @@ def completed(value: _T) -> Awaitable[_T]:
 
 # The transport bounds what is there by batch_max_events a poll; a take of every run there is makes one batch.
 _ALL_THERE_ARE = 64
+# One is read, one applied, one published; more would wait for no gain.
+_BATCHES_AHEAD = 3
 _SESSION_S = 10.0

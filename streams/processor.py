@@ -16,7 +16,7 @@ from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.history import PatientHistory, decode_history, encode_history
-from schemas.intake.event import RawEvent, parse_events
+from schemas.intake.event import RawEvent, documents_of, open_events, read_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import StructureValidator
 from schemas.messages import RiskScore
@@ -97,16 +97,16 @@ class Processor:
 
     # --- read
 
-    def read(self, records: Iterable[Record]) -> list[Event]:
-        """Parse and validate records, in the given order."""
+    async def read(self, records: Iterable[Record]) -> list[Event]:
+        """Parse and validate records, in the given order; a thread judges their structure meanwhile."""
         with _timed("read"):
-            raws = [_raw(record) for record in records]
-            senders = [self._senders[raw.topic] for raw in raws]
-            institutions = (sender.institution for sender in senders)
-            parsed = parse_events(list(zip(raws, institutions, strict=True)), self._limits, self._validate)
+            opened = open_events(map(_raw, records), self._limits)
+            found = await asyncio.to_thread(self._validate, documents_of(opened))
+            senders = [self._senders[one.raw.topic] for one in opened]
+            parsed = read_events(opened, (sender.institution for sender in senders), found)
             return [
-                Event(raw, one, sender, self.topic_ids[raw.topic])
-                for raw, one, sender in zip(raws, parsed, senders, strict=True)
+                Event(one.raw, said, sender, self.topic_ids[one.raw.topic])
+                for one, said, sender in zip(opened, parsed, senders, strict=True)
             ]
 
     # --- apply

@@ -17,7 +17,7 @@ from faust.types.tuples import ConsumerMessage, Message
 from mode.types import ServiceT
 
 # A poll is one batch at the most; while it is worked on, the next ones wait here.
-_POLLS_AHEAD = 3
+_POLLS_AHEAD = 4
 
 
 class Run(ConsumerMessage):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from schemas.institutions import Institution
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.references import full_urls
 from schemas.intake.resources import READERS, Setting, read_resource
-from schemas.intake.structure import StructureValidator, entry_of
+from schemas.intake.structure import Document, StructureValidator, entry_of
 from schemas.rejection import Issue, Reason
 
 _BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
@@ -39,24 +39,47 @@ class ParsedEvent(msgspec.Struct, frozen=True, gc=False):
     erase: str | None = None
 
 
-def parse_events(
-    raws: Sequence[tuple[RawEvent, Institution]], limits: Limits, validate: StructureValidator
+class OpenedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event after stage 1: its JSON document, or what it comes to without one."""
+
+    raw: RawEvent
+    document: dict[str, Any] | ParsedEvent
+
+
+def open_events(raws: Iterable[RawEvent], limits: Limits) -> list[OpenedEvent]:
+    """Take events through stage 1, their bytes; never raises, whatever they are."""
+    return [OpenedEvent(raw, _guarded(_open, raw, limits)) for raw in raws]
+
+
+def documents_of(opened: Iterable[OpenedEvent]) -> list[Document]:
+    """List the documents that stage 2, the structure, is to judge."""
+    return [(one.raw.value or b"", one.document) for one in opened if isinstance(one.document, dict)]
+
+
+def read_events(
+    opened: Sequence[OpenedEvent], institutions: Iterable[Institution], found: Iterable[list[Issue]]
 ) -> list[ParsedEvent]:
-    """Read events through all three stages of validation, in the given order. Never raises, whatever the bytes."""
-    opened = [_guarded(_open, raw, limits) for raw, _ in raws]
-    documents = [
-        (raw.value, one) for (raw, _), one in zip(raws, opened, strict=True) if raw.value and isinstance(one, dict)
-    ]
-    found = iter(validate(documents))
+    """Take events through stage 3, the rules; `found` is what stage 2 said of `documents_of(opened)`."""
+    issues = iter(found)
     return [
-        one if isinstance(one, ParsedEvent) else _guarded(_read, raw, institution, one, next(found))
-        for (raw, institution), one in zip(raws, opened, strict=True)
+        _guarded(_read, one.raw, institution, one.document, next(issues))
+        if isinstance(one.document, dict)
+        else one.document
+        for one, institution in zip(opened, institutions, strict=True)
     ]
+
+
+def parse_events(
+    raws: Iterable[RawEvent], institution: Institution, limits: Limits, validate: StructureValidator
+) -> list[ParsedEvent]:
+    """Take an institution's events through all three stages."""
+    opened = open_events(raws, limits)
+    return read_events(opened, [institution] * len(opened), validate(documents_of(opened)))
 
 
 def parse_event(raw: RawEvent, institution: Institution, limits: Limits, validate: StructureValidator) -> ParsedEvent:
-    """Read one event, as `parse_events` reads many."""
-    return parse_events([(raw, institution)], limits, validate)[0]
+    """Take one event through all three stages."""
+    return parse_events([raw], institution, limits, validate)[0]
 
 
 _P = ParamSpec("_P")

@@ -29,16 +29,17 @@ from schemas.topics import institution_of
 from streams.decision import Event, Known, Sender, decide, patients_of
 
 TABLES = """
+DROP TABLE IF EXISTS naive_history, naive_scores;
 CREATE TABLE naive_history (institution text, patient text, history bytea, PRIMARY KEY (institution, patient));
 CREATE TABLE naive_scores (topic text, partition int, source_offset bigint, encounter text, probability float8);
 """
 
 
-def create_app(forest_file: Path) -> faust.App:
-    """Declare the agent; the tables of `TABLES` and the topic naive.risk are there already."""
+def create_app(forest_file: Path, name: str) -> faust.App:
+    """Declare the agent; the tables of `TABLES` and the topic `name` are there already."""
     settings = load_settings()
     app = faust.App(
-        "naive",
+        name,
         broker=f"kafka://{settings.kafka_bootstrap_servers}",
         store="memory://",
         datadir=str(forest_file.parent),
@@ -48,7 +49,7 @@ def create_app(forest_file: Path) -> faust.App:
         web_enabled=False,
     )
     encounters = app.topic(*encounter_topics(), key_serializer="raw", value_serializer="raw")
-    risk = app.topic("naive.risk", value_serializer="json")
+    risk = app.topic(name, value_serializer="json")
     forest = joblib.load(forest_file)
     senders = {
         topic: Sender(institution(id_), institution_keys(settings.pseudonym_key.get_secret_value(), id_))
@@ -102,4 +103,6 @@ def create_app(forest_file: Path) -> faust.App:
 if __name__ == "__main__":
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    faust.Worker(create_app(Path(sys.argv[1])), loop=loop, loglevel="WARNING", quiet=True).execute_from_commandline()
+    faust.Worker(
+        create_app(Path(sys.argv[1]), sys.argv[2]), loop=loop, loglevel="WARNING", quiet=True
+    ).execute_from_commandline()

@@ -78,7 +78,7 @@ class World:
         self.worker.model = LinearModel()
 
     async def apply(self, batch: Sequence[Record]) -> Results:
-        return await self.worker.apply(self.worker.read(batch))
+        return await self.worker.apply(await self.worker.read(batch))
 
     async def take(self, batch: Sequence[Record]) -> Results:
         results = await self.apply(batch)
