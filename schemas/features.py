@@ -84,53 +84,46 @@ def featurize(
     admitted = facts.started
     assert admitted is not None, "as_of() gives no time for an encounter without a beginning"
     patient = history.patient.facts if history.patient else None
-    year = _visits_since(history, encounter_id, admitted, admitted - _RECENT, rules)
-    emergencies_since = admitted - _EMERGENCY_WINDOW
+    before = _visits_before(history, encounter_id, admitted, rules)
     return Features(
         age_years=_age(patient.birth_date, at) if patient and patient.birth_date else None,
         gender_encoded=_GENDER_CODE.get(patient.gender or "", _GENDER_OTHER) if patient else _GENDER_OTHER,
         num_conditions=_active_codes(history.conditions.values(), at),
         num_medications=_active_codes(history.medications.values(), at),
-        recent_encounters=float(sum(visit.started >= admitted - _RECENT for visit in year)),
-        prior_inpatient_stays_365d=float(sum(visit.inpatient_until_admission for visit in year)),
-        prior_emergency_visits_180d=float(
-            sum(visit.emergency and visit.started >= emergencies_since for visit in year)
-        ),
+        recent_encounters=float(before.recent),
+        prior_inpatient_stays_365d=float(before.inpatient),
+        prior_emergency_visits_180d=float(before.emergency),
         length_of_stay_days=max(at - admitted, timedelta()) / _DAY,
         emergency_admission=float(facts.emergency or facts.class_code in rules.emergency_classes),
     )
 
 
-class _Visit(NamedTuple):
-    started: datetime
-    emergency: bool
-    inpatient_until_admission: bool
+class _VisitsBefore(NamedTuple):
+    recent: int
+    inpatient: int
+    emergency: int
 
 
-def _visits_since(
-    history: PatientHistory, encounter_id: str, admitted: datetime, since: datetime, rules: StayRules
-) -> list[_Visit]:
-    """List the visits that began before `admitted` and began or ended at `since` or later.
+def _visits_before(history: PatientHistory, encounter_id: str, admitted: datetime, rules: StayRules) -> _VisitsBefore:
+    """Count the visits that began before `admitted`, each kind in its own window.
 
     A stay that overlaps the admission is the same stay, not a prior one (HOSPITAL).
     """
-    found = []
+    year, half_year = admitted - _RECENT, admitted - _EMERGENCY_WINDOW
+    recent = inpatient = emergency = 0
     for id_, held in history.encounters.items():
         facts = held.facts
         if facts is None or facts.started is None or facts.started >= admitted or id_ == encounter_id:
             continue
-        if facts.started < since and (facts.ended is None or facts.ended < since):
+        ended = facts.ended
+        if facts.started < year and (ended is None or ended < year):
             continue
-        if took_place(facts) and not is_part(id_, facts, rules):
-            over = facts.ended is not None and facts.ended <= admitted
-            found.append(
-                _Visit(
-                    facts.started,
-                    facts.class_code in rules.emergency_classes,
-                    over and is_inpatient(id_, facts, rules),
-                )
-            )
-    return found
+        if not took_place(facts) or is_part(id_, facts, rules):
+            continue
+        recent += facts.started >= year
+        emergency += facts.started >= half_year and facts.class_code in rules.emergency_classes
+        inpatient += ended is not None and ended <= admitted and is_inpatient(id_, facts, rules)
+    return _VisitsBefore(recent, inpatient, emergency)
 
 
 def _known_from(
