@@ -23,6 +23,9 @@ class Scheme(IntEnum):
     DELETED = 3
 
 
+_SCHEME_NAMES = tuple(scheme.name.lower() for scheme in Scheme)
+
+
 class Version(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A resource's version: `meta.versionId`, else `meta.lastUpdated` in µs, else the Kafka offset.
 
@@ -33,7 +36,7 @@ class Version(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False
     number: int
 
     def __str__(self) -> str:
-        return f"{Scheme(self.scheme).name.lower()}:{self.number}"
+        return f"{_SCHEME_NAMES[self.scheme]}:{self.number}"
 
 
 DELETED = Version(Scheme.DELETED, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,12 +18,12 @@ from schemas.errors import ConfigurationError
 class StayRules:
     """What counts as an inpatient stay and as an emergency visit at an institution.
 
-    `min_finished_hours`: any finished encounter at least that long is a stay; None switches the rule off.
+    `min_finished`: any finished encounter at least that long is a stay; None switches the rule off.
     """
 
     inpatient_classes: frozenset[str]
     stay_levels: frozenset[str]
-    min_finished_hours: float | None
+    min_finished: timedelta | None
     emergency_classes: frozenset[str]
 
 
@@ -53,6 +54,7 @@ def institution(id_: str) -> Institution:
 
 def _institution(id_: str, defaults: dict[str, Any], own: dict[str, Any]) -> Institution:
     inpatient = {**defaults["inpatient"], **own.get("inpatient", {})}
+    hours = inpatient.get("min_finished_hours")
     emergency = {**defaults["emergency"], **own.get("emergency", {})}
     return Institution(
         id=id_,
@@ -61,7 +63,7 @@ def _institution(id_: str, defaults: dict[str, Any], own: dict[str, Any]) -> Ins
         rules=StayRules(
             inpatient_classes=frozenset(inpatient["classes"]),
             stay_levels=frozenset(inpatient["stay_levels"]),
-            min_finished_hours=inpatient.get("min_finished_hours"),
+            min_finished=None if hours is None else timedelta(hours=hours),
             emergency_classes=frozenset(emergency["classes"]),
         ),
     )

@@ -33,7 +33,8 @@ class RiskScore:
     record_id: deterministic; a repeat carries the same one, so consumers drop what they have seen.
     patient_reference, encounter_reference: the hospital's own; never outside `risk.<institution>`.
     encounter_version: the version of the Encounter that was scored, e.g. `version_id:3`.
-    probability: calibrated, of an unplanned readmission within 30 days of discharge, 0 to 1; None if retracted.
+    probability: calibrated, of another inpatient stay at the institution that begins within 30 days of discharge,
+        0 to 1; None if retracted.
     baseline: the model's probability before it looks at any feature; with `contributions` it adds up to
         `probability`.
     supersedes, reason: the record this one replaces and why (`encounter-updated`, `history-changed`, `retracted`).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from schemas.history import EncounterFacts
 from schemas.institutions import StayRules
 
@@ -25,24 +23,14 @@ def is_inpatient(encounter_id: str, facts: EncounterFacts, rules: StayRules) -> 
     if facts.class_code in rules.inpatient_classes:
         return True
     return (
-        rules.min_finished_hours is not None
+        rules.min_finished is not None
         and facts.status == "finished"
         and facts.started is not None
         and facts.ended is not None
-        and facts.ended - facts.started >= timedelta(hours=rules.min_finished_hours)
+        and facts.ended - facts.started >= rules.min_finished
     )
 
 
 def took_place(facts: EncounterFacts) -> bool:
     """Tell whether the patient came: a planned encounter is a wish, not a visit."""
     return facts.status != "planned"
-
-
-def admitted_at(facts: EncounterFacts) -> datetime | None:
-    """Return when the encounter began: `period.start`, None where nobody said."""
-    return facts.started
-
-
-def is_open(facts: EncounterFacts) -> bool:
-    """Tell whether the encounter has not ended, as far as is known."""
-    return facts.ended is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
@@ -21,64 +20,51 @@ def score(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> lis
     explained = explain(model, rows)
     numbers = iter(zip(explained.probability.tolist(), explained.contributions.tolist(), strict=True))
     return [
-        _score(one, model, scored_at, explained.baseline, *next(numbers))
+        _risk_score(one, model, scored_at, *next(numbers), explained.baseline)
         if one.message is not None
-        else _retraction(one, model, scored_at)
+        else _risk_score(one, model, scored_at)
         for one in to_score
     ]
 
 
-def _score(
-    one: ToScore, model: Model, scored_at: datetime, baseline: float, probability: float, contributions: list[float]
+def _risk_score(
+    one: ToScore,
+    model: Model,
+    scored_at: datetime,
+    probability: float | None = None,
+    contributions: Sequence[float] = (),
+    baseline: float | None = None,
 ) -> RiskScore:
-    message = one.message
-    assert message is not None
+    raw, message = one.event.raw, one.message
+    if message is None:
+        status = ScoreStatus.ENTERED_IN_ERROR
+    else:
+        status = ScoreStatus.AMENDED if one.supersedes else ScoreStatus.FINAL
     return RiskScore(
-        **_common(one, model, scored_at),
-        status=ScoreStatus.AMENDED if one.supersedes else ScoreStatus.FINAL,
-        inpatient=message.inpatient,
-        as_of=message.as_of,
+        record_id=one.record_id,
+        institution=one.event.sender.institution.id,
+        patient_reference=f"Patient/{one.patient_id}",
+        encounter_reference=f"Encounter/{one.encounter_id}",
+        patient_pseudonym=one.patient_pseudonym,
+        encounter_pseudonym=one.encounter_pseudonym,
+        encounter_version=one.encounter_version,
+        status=status,
+        inpatient=message.inpatient if message else False,
+        as_of=message.as_of if message else raw.received_at,
+        received_at=raw.received_at,
+        scored_at=scored_at,
         probability=probability,
-        band=model.card.thresholds.band(probability),
+        band=None if probability is None else model.card.thresholds.band(probability),
         baseline=baseline,
-        contributions=dict(zip(FEATURE_NAMES, contributions, strict=True)),
-        features=message.features,
+        contributions=dict(zip(FEATURE_NAMES, contributions, strict=False)),
+        features=message.features if message else None,
+        feature_set=FEATURE_SET,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        supersedes=one.supersedes.record_id if one.supersedes else None,
+        reason=one.cause,
+        topic_id=one.event.topic_id,
+        source_partition=raw.partition,
+        source_offset=raw.offset,
     )
-
-
-def _retraction(one: ToScore, model: Model, scored_at: datetime) -> RiskScore:
-    return RiskScore(
-        **_common(one, model, scored_at),
-        status=ScoreStatus.ENTERED_IN_ERROR,
-        inpatient=False,
-        as_of=one.event.raw.received_at,
-        probability=None,
-        band=None,
-        baseline=None,
-        contributions={},
-        features=None,
-    )
-
-
-def _common(one: ToScore, model: Model, scored_at: datetime) -> dict[str, Any]:
-    raw = one.event.raw
-    return {
-        "record_id": one.record_id,
-        "institution": one.event.sender.institution.id,
-        "patient_reference": f"Patient/{one.patient_id}",
-        "encounter_reference": f"Encounter/{one.encounter_id}",
-        "patient_pseudonym": one.patient_pseudonym,
-        "encounter_pseudonym": one.encounter_pseudonym,
-        "encounter_version": one.encounter_version,
-        "received_at": raw.received_at,
-        "scored_at": scored_at,
-        "feature_set": FEATURE_SET,
-        "model_name": model.name,
-        "model_version": model.version,
-        "model_digest": model.digest,
-        "supersedes": one.supersedes.record_id if one.supersedes else None,
-        "reason": one.cause,
-        "topic_id": one.event.topic_id,
-        "source_partition": raw.partition,
-        "source_offset": raw.offset,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +15,7 @@ FIRST = ["dkfz", "ukhd", "embl"]
 COMMON = StayRules(
     inpatient_classes=frozenset({"IMP", "ACUTE", "NONAC", "OBSENC", "SS"}),
     stay_levels=frozenset({"einrichtungskontakt"}),
-    min_finished_hours=24,
+    min_finished=timedelta(hours=24),
     emergency_classes=frozenset({"EMER"}),
 )
 DEFAULTS = {

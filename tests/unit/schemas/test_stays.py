@@ -51,7 +51,7 @@ def test_an_institutions_own_classes_replace_the_common_ones() -> None:
 def test_a_finished_encounter_of_a_day_is_a_stay_whatever_its_class(hours: float, stay: bool) -> None:
     long = visit(class_code="EMER", ended=START + timedelta(hours=hours))
     assert is_inpatient("e1", long, RULES) is stay
-    assert not is_inpatient("e1", long, replace(RULES, min_finished_hours=None))
+    assert not is_inpatient("e1", long, replace(RULES, min_finished=None))
 
 
 @pytest.mark.parametrize("changes", [{"status": "in-progress"}, {"started": None}, {"ended": None}])
