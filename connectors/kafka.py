@@ -83,7 +83,9 @@ class Publisher:
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise UnavailableError(f"Kafka refuses a message for {message.topic}: {error.args[0].str()}") from error
+                raise UnavailableError(
+                    f"Kafka refuses a message for {message.topic}: {error.args[0].str()}."
+                ) from error
             else:
                 break
 
@@ -92,7 +94,7 @@ class Publisher:
         left = self._producer.flush(_TIMEOUT_S * 3)
         failed, self._failed = self._failed, None
         if failed is not None or left:
-            raise UnavailableError(f"Kafka did not confirm every message ({failed or 'time is up'}).")
+            raise UnavailableError(f"Kafka did not confirm every message: {failed.str() if failed else 'time is up'}.")
 
     def poll(self) -> None:
         """Serve delivery reports without waiting."""

@@ -308,6 +308,10 @@ class Store:
         """Make the month partitions of now and the next two months where they are missing."""
         await self._pool.execute("SELECT ensure_risk_score_partitions(current_date, 3)")
 
+    async def has_scores(self) -> bool:
+        """Tell whether anything was ever scored."""
+        return bool(await self._pool.fetchval("SELECT EXISTS (SELECT FROM risk_scores)"))
+
     async def stopped_intakes(self) -> set[str]:
         """List the institutions whose intake is stopped."""
         rows = await self._pool.fetch("SELECT institution FROM intake_stops")

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 something is invalid or not healthy; 2 wrong usage; others
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -105,7 +106,7 @@ def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> 
     from healthalliance.publishing import publish_events
 
     find_institution(institution)
-    settings = _connected()
+    settings = _connected("kafka")
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
@@ -147,7 +148,7 @@ def simulate(
     find_institution(institution)
     window = start.replace(tzinfo=UTC), until.replace(tzinfo=UTC)
     events = simulate_events(institution, seed, patients, *window, fault_share=faults)
-    count = publish_events(_connected(), institution, events) if to is None else write_ndjson(to, events)
+    count = publish_events(_connected("kafka"), institution, events) if to is None else write_ndjson(to, events)
     place = topic_name(TopicFamily.ENCOUNTERS, institution) if to is None else str(to)
     if as_json:
         _print_json({"institution": institution, "events": count, "seed": seed, "to": place})
@@ -287,7 +288,7 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
     from connectors.store import connect
 
     find_institution(institution)
-    settings = _connected()
+    settings = _connected("postgres")
 
     async def resume() -> bool:
         store = await connect(settings.database_url)
@@ -303,14 +304,14 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
         out.print(f"The intake of {institution} {'goes on' if resumed else 'was not stopped'}.")
 
 
-def _connected() -> Settings:
-    from healthalliance.local_stack import connected
+def _connected(*parts: str) -> Settings:
+    from healthalliance.local_stack import Part, connected
 
-    return connected(load_settings())
+    return connected(load_settings(), [Part(part) for part in parts] or list(Part))
 
 
 def _with_model_store(settings: Settings) -> Settings:
-    return settings if settings.mlflow_tracking_uri else _connected()
+    return settings if settings.mlflow_tracking_uri else _connected("mlflow")
 
 
 def _prepare(settings: Settings) -> None:
@@ -337,8 +338,13 @@ def _print_json(document: object) -> None:
     print(json.dumps(document, default=str))
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; a HealthAllianceError becomes one sentence on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what was started is stopped in order, as for Ctrl-C
     try:
         app()
     except HealthAllianceError as error:

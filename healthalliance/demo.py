@@ -47,7 +47,7 @@ class _Live:
 
 def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict[str, Any]:
     """Show the whole way and return its figures; unless `once`, leave all up until interrupted."""
-    settings = settings.model_copy(update={"data_dir": settings.data_dir / "demo"})
+    settings = local_stack.apart(settings, settings.data_dir / "demo")
     started = time.monotonic()
     with _stack(settings, out) as running:
         trained = _train_on_history(running, seed, out)
@@ -171,7 +171,9 @@ def _show(settings: Settings, live: _Live, report: Mapping[str, Any], out: Conso
     shown = ", ".join(f"{name} {value:.0f} ms" for name, value in report["latency_ms"].items())
     out.print(f"From publishing an event to its committed row: {shown}.")
     out.print(f"All of it took {report['seconds']:.0f} s. Where to look next:")
-    out.print(f"  scores    psql \"{settings.database_url}\" -c 'SELECT * FROM latest_risk LIMIT 10'", soft_wrap=True)
+    out.print(
+        f"  scores    {local_stack.psql_command(settings)} -c 'SELECT * FROM latest_risk LIMIT 10'", soft_wrap=True
+    )
     out.print(f"  metrics   http://127.0.0.1:{settings.metrics_port}/metrics")
     out.print(f"  log       {settings.data_dir / 'logs' / 'worker.log'}", soft_wrap=True)
     out.print(f"  models    mlflow ui --backend-store-uri {settings.mlflow_tracking_uri}", soft_wrap=True)

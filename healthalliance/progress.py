@@ -68,7 +68,7 @@ def wait_until_applied(
 
 
 def fetch(settings: Settings, query: str, *arguments: object) -> list[asyncpg.Record]:
-    """Run one query; raise UnavailableError where PostgreSQL does not answer."""
+    """Run one query; raise UnavailableError where PostgreSQL does not answer or lacks the tables."""
 
     async def run() -> list[asyncpg.Record]:
         connection = await asyncpg.connect(settings.database_url, timeout=10)
@@ -86,6 +86,8 @@ def fetch(settings: Settings, query: str, *arguments: object) -> list[asyncpg.Re
         asyncpg.InvalidAuthorizationSpecificationError,
     ) as e:
         raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(e).__name__}).") from e
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidCatalogNameError) as e:
+        raise UnavailableError("The database lacks its tables; `healthalliance up` or a worker makes them.") from e
 
 
 _PROGRESS = """

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from connectors.kafka import OutMessage, Publisher
+from connectors.kafka import OutMessage, Publisher, present_topics
 from connectors.settings import Settings
 from connectors.source_event import SourceEvent
+from schemas.errors import UnavailableError
 from schemas.topics import TopicFamily, topic_name
 
 
@@ -35,8 +36,10 @@ def publish_events(
     on_published: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Publish events in order, at `events_per_s` if given; return their number once all are confirmed."""
-    publisher = Publisher(settings.kafka_bootstrap_servers)
     topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
+    if topic not in present_topics(settings):
+        raise UnavailableError(f"Kafka has no topic {topic}; `healthalliance up` or a worker makes it.")
+    publisher = Publisher(settings.kafka_bootstrap_servers)
     started, count = time.monotonic(), 0
     for count, event in enumerate(events, start=1):
         if events_per_s is not None:

@@ -44,13 +44,13 @@ def training_table(result: TrainingResult) -> Table:
 
 
 def progress_table(progress: Mapping[str, Progress], published: Mapping[str, int] | None = None) -> Table:
-    """Show how each institution's events ended; with `published`, beside how many there were."""
-    first = ["published"] if published is not None else []
-    table = Table("institution", *first, *OUTCOMES, "waiting", title="Events by how they ended")
+    """Show how each institution's events ended; beside how many wait or, given those, were published."""
+    columns = (*OUTCOMES, "waiting") if published is None else ("published", *OUTCOMES)
+    table = Table("institution", *columns, title="Events by how they ended")
     for institution, one in progress.items():
         counts = [one.outcomes[outcome] for outcome in OUTCOMES]
-        given = [published[institution]] if published is not None else []
-        table.add_row(institution, *(f"{number:,}" for number in (*given, *counts, one.waiting)))
+        numbers = (*counts, one.waiting) if published is None else (published[institution], *counts)
+        table.add_row(institution, *(f"{number:,}" for number in numbers))
     return table
 
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     UNSUPPORTED_TYPE = "unsupported-type"
     UNSUPPORTED_BUNDLE = "unsupported-bundle"
+    UNSUPPORTED_DELETE = "unsupported-delete"
     STRUCTURE = "structure"
 
     INVALID_ID = "invalid-id"
@@ -46,6 +47,7 @@ _ISSUE_TYPE = {
     Reason.TOO_DEEP: "too-costly",
     Reason.UNSUPPORTED_TYPE: "not-supported",
     Reason.UNSUPPORTED_BUNDLE: "not-supported",
+    Reason.UNSUPPORTED_DELETE: "not-supported",
     Reason.INVALID_CODE: "code-invalid",
     Reason.MISSING_CLASS: "required",
     Reason.MISSING_PERIOD_END: "required",

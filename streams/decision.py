@@ -137,7 +137,7 @@ def patients_of(events: Iterable[Event]) -> set[PatientKey]:
     return {
         (event.sender.institution.id, event.sender.keys.patient_pseudonym(patient_id))
         for event in events
-        for patient_id in (event.parsed.erase, *(entry.patient_id for entry in event.parsed.entries))
+        for patient_id in (*event.parsed.erase, *(entry.patient_id for entry in event.parsed.entries))
         if patient_id is not None
     }
 
@@ -246,9 +246,9 @@ class _EventDecider:
 
     def decide(self) -> None:
         parsed = self.event.parsed
-        self.issues.extend(parsed.issues)
-        if parsed.erase is not None:
-            self._erase(parsed.erase)
+        self.issues.extend((*parsed.issues, *parsed.unsupported))
+        for patient_id in parsed.erase:
+            self._erase(patient_id)
         for patient_id, entries in self._by_patient(parsed.entries).items():
             self._apply(patient_id, entries)
         if self.issues:

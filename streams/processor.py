@@ -251,7 +251,7 @@ class Processor:
             scores,
             current_features(before, histories, patients_of(before)),
             stored_rejections(before, rejected),
-            [(event.sender.institution.id, event.parsed.erase) for event in before if event.parsed.erase],
+            [(event.sender.institution.id, patient_id) for event in before for patient_id in event.parsed.erase],
         )
 
     # --- publish

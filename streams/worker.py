@@ -18,7 +18,7 @@ from connectors.models import champion_version, load_champion
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
-from schemas.errors import HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
+from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
 from schemas.features import FEATURE_NAMES
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
@@ -75,6 +75,8 @@ class Worker:
         await serve_health(settings.metrics_host, self._metrics_port, self._why_not_ready)
         self._store = await connect(settings.database_url)
         await self._store.ensure_partitions()
+        if self._history_only and await self._store.has_scores():
+            raise ConfigurationError("There are scores already, which a worker with --history-only would let go stale.")
         self._stopped = await self._store.stopped_intakes()
         for institution in institutions():
             metrics.INTAKE_STOPPED.labels(institution).set(institution in self._stopped)
@@ -186,10 +188,12 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
         except IntakeStoppedError as error:
             fail(error)
         except Exception as error:  # the good model goes on while the registry is away
-            log.warning("Could not look around: %s", type(error).__name__)
+            log.warning(
+                "Could not look around: %s", error if isinstance(error, HealthAllianceError) else type(error).__name__
+            )
 
 
 def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka", "kafka", "mlflow", "alembic"):
+    for chatty in ("faust", "mode", "aiokafka", "kafka", "mlflow", "alembic", "httpx2", "httpcore2"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))

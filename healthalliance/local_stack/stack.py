@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -76,20 +77,37 @@ def status(settings: Settings) -> list[PartStatus]:
     return [_status(settings, data_dir, state.get(part), part) for part in Part]
 
 
-def connected(settings: Settings) -> Settings:
-    """Fill the empty addresses and the empty pseudonym key from the running stack.
+def connected(settings: Settings, parts: Iterable[Part] = Part) -> Settings:
+    """Fill the empty addresses of `parts` from the running stack and, where all are asked for, the pseudonym key.
 
-    Raises UnavailableError when a part is neither given nor running.
+    Raises UnavailableError when one of them is neither given nor running.
     """
     data_dir = _data_dir(settings)
     state = _still_running(data_dir)
     found: dict[str, object] = {"data_dir": data_dir}
-    for part in Part:
+    wanted = list(parts)
+    for part in wanted:
         if not given_address(settings, part):
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
-    if not settings.pseudonym_key.get_secret_value():
+    if wanted == list(Part) and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     return settings.model_copy(update=found)
+
+
+def apart(settings: Settings, data_dir: Path) -> Settings:
+    """Return settings for a stack of its own in `data_dir`, whatever addresses and key are given."""
+    given = dict.fromkeys(ADDRESS_SETTINGS.values(), "")
+    return settings.model_copy(update={**given, "pseudonym_key": SecretStr(""), "data_dir": data_dir})
+
+
+def psql_command(settings: Settings) -> str:
+    """Return the shell command that opens the running stack's own database; its password stays in a file."""
+    data_dir = _data_dir(settings)
+    file = data_dir / "pgpass"
+    file.touch(0o600)
+    file.write_text(f"*:*:*:*:{database_password(data_dir)}\n", "utf-8")
+    program = "psql" if shutil.which("psql") else str(postgres.binaries() / "psql")
+    return f"PGPASSFILE={file} {program} {_still_running(data_dir)[Part.POSTGRES].address}"
 
 
 def _data_dir(settings: Settings) -> Path:

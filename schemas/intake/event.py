@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +17,8 @@ from schemas.intake.resources import READERS, Setting, read_resource
 from schemas.intake.structure import Document, StructureValidator, entry_of
 from schemas.rejection import Issue, Reason
 
+# <Type>/<id>, alone or at an address; without the id where a search or a version is meant.
+_DELETED = re.compile(rf"(?:^|/)(?P<type>{'|'.join(READERS)})(?:/(?P<id>[^/?]+)$|[/?]|$)")
 _BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
 
 
@@ -32,11 +35,15 @@ class RawEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class ParsedEvent(msgspec.Struct, frozen=True, gc=False):
-    """What an event says: entries to fold, a patient to erase, issues that rejected it or parts of it."""
+    """What an event says: patients to erase, entries to fold after that, issues that rejected it or parts of it.
+
+    `unsupported` are issues with what is valid FHIR, but asks for what cannot be done here.
+    """
 
     entries: tuple[Entry, ...] = ()
     issues: tuple[Issue, ...] = ()
-    erase: str | None = None
+    erase: tuple[str, ...] = ()
+    unsupported: tuple[Issue, ...] = ()
 
 
 class OpenedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -120,7 +127,7 @@ def _read(raw: RawEvent, institution: Institution, document: dict[str, Any], iss
 def _parse_tombstone(raw: RawEvent) -> ParsedEvent:
     kind, _, id_ = (raw.key or b"").decode("utf-8", "replace").partition("/")
     if id_ and kind == "Patient":
-        return ParsedEvent(erase=id_)
+        return ParsedEvent(erase=(id_,))
     if id_ and kind == "Encounter":
         return ParsedEvent(entries=(_deletion(Kind.ENCOUNTER, id_, None, "Encounter"),))
     text = "A null value deletes; its key must be Encounter/<id> or Patient/<id>."
@@ -148,18 +155,22 @@ def _read_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution
     for issue in found:
         by_entry.setdefault(entry_of(issue.path) or 0, []).append(issue)
     read: list[_ReadEntry] = []
+    erased: list[str] = []
+    unsupported: list[Issue] = []
     for number, entry in enumerate(entries):
         one = _read_entry(entry, number, setting, by_entry.get(number, []), raw.key)
         if isinstance(one, str):
-            return ParsedEvent(erase=one)
-        if one is not None:
+            erased.append(one)
+        elif isinstance(one, Issue):
+            unsupported.append(one)
+        elif one is not None:
             read.append(one)
-    return _settle(read)
+    return _settle(read, tuple(erased), tuple(unsupported))
 
 
 def _read_entry(
     entry: dict[str, Any], number: int, setting: Setting, found: list[Issue], key: bytes | None
-) -> _ReadEntry | str | None:
+) -> _ReadEntry | Issue | str | None:
     """Read a Bundle entry; a string is a patient to erase, None an entry that says nothing here."""
     request = entry.get("request")
     if isinstance(request, dict) and request.get("method") == "DELETE":
@@ -178,22 +189,24 @@ def _read_entry(
     return (found, name) if found else (read_resource(resource, path, setting, id_), name)
 
 
-def _read_deletion(url: str, path: str, key: bytes | None) -> _ReadEntry | str | None:
-    type_, _, id_ = url.partition("/")
+def _read_deletion(url: str, path: str, key: bytes | None) -> _ReadEntry | Issue | str | None:
+    """Read a Bundle entry that deletes, or say that it cannot be done; other resource types say nothing here."""
+    named = _DELETED.search(url)
+    if named is None:
+        return None
+    type_, id_ = named["type"], named["id"]
+    if not id_:
+        text = f"{path}.request.url: <Type>/<id> is deleted, not what a search finds or one version."
+        return Issue(Reason.UNSUPPORTED_DELETE, f"{path}.request.url", text)
+    if type_ == "Patient":
+        return id_
     patient = (key or b"").decode("utf-8", "replace")
     patient_id = patient.removeprefix("Patient/") if patient.startswith("Patient/") else None
-    match type_:
-        case "Patient" if id_:
-            return id_
-        case "Encounter" if id_:
-            return _deletion(Kind.ENCOUNTER, id_, patient_id, path), f"Encounter/{id_}"
-        case "Condition" | "MedicationRequest" | "MedicationStatement" | "MedicationAdministration" if id_:
-            if patient_id is None:
-                text = f"{path}: to delete a {type_} the message's key must name the patient."
-                return [Issue(Reason.SUBJECT_UNRESOLVABLE, path, text)], None
-            kind = READERS[type_][0]
-            return _deletion(kind, url if kind is Kind.MEDICATION else id_, patient_id, path), url
-    return None
+    kind, name = READERS[type_][0], f"{type_}/{id_}"
+    if kind is not Kind.ENCOUNTER and patient_id is None:
+        text = f"{path}: to delete a {type_} the message's key must name the patient."
+        return [Issue(Reason.SUBJECT_UNRESOLVABLE, path, text)], None
+    return _deletion(kind, name if kind is Kind.MEDICATION else id_, patient_id, path), name
 
 
 def _medications(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -207,8 +220,8 @@ def _medications(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _settle(read: list[_ReadEntry]) -> ParsedEvent:
-    """Part the good entries from the bad and from those that depend on a bad one."""
+def _settle(read: list[_ReadEntry], erase: tuple[str, ...] = (), unsupported: tuple[Issue, ...] = ()) -> ParsedEvent:
+    """Part the good entries from the bad, and from those that depend on a bad one; erasing covers deletions."""
     bad = {name for one, name in read if not isinstance(one, Entry) and name}
     entries: list[Entry] = []
     issues: list[Issue] = []
@@ -220,6 +233,8 @@ def _settle(read: list[_ReadEntry]) -> ParsedEvent:
     for one, _ in read:
         if not isinstance(one, Entry):
             issues += one
+        elif one.version == DELETED and one.patient_id in erase:
+            continue
         elif f"Patient/{one.patient_id}" in bad or f"Encounter/{_encounter_of(one)}" in bad:
             text = f"{one.path}: what it depends on was rejected."
             issues.append(Issue(Reason.DEPENDS_ON_REJECTED, one.path, text))
@@ -228,7 +243,7 @@ def _settle(read: list[_ReadEntry]) -> ParsedEvent:
             issues.append(Issue(Reason.BIRTH_DATE_AFTER_ENCOUNTER, path, f"{path}: before the patient's birth."))
         else:
             entries.append(one)
-    return ParsedEvent(tuple(entries), tuple(issues))
+    return ParsedEvent(tuple(entries), tuple(issues), erase, unsupported)
 
 
 def _encounter_of(entry: Entry) -> str | None:

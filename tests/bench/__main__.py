@@ -59,7 +59,7 @@ out = Console()
 def run() -> dict[str, Any]:
     """Measure everything in one run, on one stack."""
     settings = load_settings()
-    settings = settings.model_copy(update={"data_dir": Path(".local/bench")})
+    settings = local_stack.apart(settings, Path(".local/bench"))
     with _fresh_stack(settings) as running:
         report: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB"}
         with _worker(running, history_only=True):

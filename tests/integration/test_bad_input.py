@@ -103,6 +103,7 @@ def contradictions() -> Iterator[Bad]:
         ("an encounter", encounter("bad-again", patient="bad-again"), None),
         ("other content", encounter("bad-again", patient="bad-again", class_="AMB"), Reason.VERSION_CONFLICT),
         ("its deletion", deletion("Encounter/bad-again"), None),
+        ("a deletion by search", deletion("Encounter?status=planned"), Reason.UNSUPPORTED_DELETE),
         ("a deleted id", encounter("bad-again", patient="bad-again", version=2), Reason.DELETED_BEFORE),
     ):
         one = message(value, b"Patient/bad-again")

@@ -32,7 +32,7 @@ def test_a_tombstone_becomes_a_bundle_that_deletes_the_same(tmp_path: Path) -> N
     encounter_gone, patient_gone = (parse(line) for line in lines(tmp_path / "x.ndjson", *tombstones))
     [entry] = encounter_gone.entries
     assert (entry.id, entry.facts, encounter_gone.issues) == ("e1", None, ())
-    assert (patient_gone.erase, patient_gone.issues) == ("p1", ())
+    assert (patient_gone.erase, patient_gone.issues) == (("p1",), ())
 
 
 def test_no_events_make_an_empty_file(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_tombstone_deletes_the_encounter_in_its_key() -> None:
 
 def test_a_tombstone_erases_the_patient_in_its_key() -> None:
     parsed = parse(None, key=b"Patient/p1")
-    assert (parsed.erase, parsed.entries, parsed.issues) == ("p1", (), ())
+    assert (parsed.erase, parsed.entries, parsed.issues) == (("p1",), (), ())
 
 
 @pytest.mark.parametrize("key", [None, b"", b"p1", b"Patient/", b"Encounter", b"Condition/c1", b"\xff/\xff", b"/"])
@@ -185,9 +185,44 @@ def test_delete_entries_retract_what_they_name() -> None:
 
 
 def test_deleting_a_patient_erases_and_deleting_other_types_says_nothing() -> None:
-    assert parse(bundle(delete("Patient/p9"), type_="transaction")).erase == "p9"
+    assert parse(bundle(delete("Patient/p9"), type_="transaction")).erase == ("p9",)
     parsed = parse(bundle(delete("Observation/o1"), type_="transaction"))
-    assert (parsed.entries, parsed.issues, parsed.erase) == ((), (), None)
+    assert (parsed.entries, parsed.issues, parsed.erase) == ((), (), ())
+
+
+def test_patients_are_erased_first_and_their_own_deletions_go_with_them() -> None:
+    parsed = parse(
+        bundle(
+            encounter("e2", patient="p2"),
+            delete("Encounter/e1"),
+            delete("Patient/p1"),
+            delete("https://example.org/fhir/Patient/p3"),
+            type_="transaction",
+        )
+    )
+    assert parsed.erase == ("p1", "p3")
+    assert [(entry.id, entry.patient_id) for entry in parsed.entries] == [("e2", "p2")]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["Patient?identifier=7", "Encounter/?status=planned", "Encounter/e1/_history/2", "https://h/fhir/Condition?code=x"],
+)
+def test_a_deletion_that_names_no_resource_is_valid_but_cannot_be_done(url: str) -> None:
+    parsed = parse(bundle(encounter(), delete(url), type_="transaction"))
+    assert [(issue.reason, issue.path) for issue in parsed.unsupported] == [
+        (Reason.UNSUPPORTED_DELETE, "Bundle.entry[1].request.url")
+    ]
+    assert ([entry.id for entry in parsed.entries], parsed.issues, parsed.erase) == (["e1"], (), ())
+
+
+@pytest.mark.parametrize(
+    ("url", "id_"),
+    [("https://example.org/fhir/Encounter/e1", "e1"), ("Condition/c.1", "c.1")],
+)
+def test_a_deletion_names_a_resource_alone_or_at_an_address(url: str, id_: str) -> None:
+    [entry] = parse(bundle(delete(url), type_="transaction")).entries
+    assert (entry.id, entry.version) == (id_, DELETED)
 
 
 def test_deleting_a_condition_of_nobody_is_refused() -> None:

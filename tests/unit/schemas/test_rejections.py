@@ -187,6 +187,7 @@ def test_an_id_of_64_characters_is_accepted() -> None:
 ELSEWHERE = {
     Reason.UNKNOWN_TOMBSTONE,  # test_deletions
     Reason.DEPENDS_ON_REJECTED,  # test_bundles
+    Reason.UNSUPPORTED_DELETE,  # test_bundles
     Reason.UNREADABLE,  # test_never_raises
     Reason.VERSION_CONFLICT,  # streams/test_decision
     Reason.DELETED_BEFORE,  # streams/test_decision
