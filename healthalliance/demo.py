@@ -7,7 +7,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from connectors.kafka import ensure_topics
 from connectors.migrate import migrate
 from connectors.settings import Settings
 from connectors.simulator import simulate
+from connectors.source_event import SourceEvent
 from healthalliance import local_stack
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
@@ -55,9 +56,12 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
             wait_until_ready(workers)
             live = _stream_live(running, seed, out)
             report = _report(running, live, trained, time.monotonic() - started)
-            _show(running, live, report, out)
+            _show(live, report, out)
             if not once:
+                _say_where(running, out)
                 _stay(workers, out)
+    if once:
+        _say_what_is_left(running, out)
     return report
 
 
@@ -82,7 +86,7 @@ def _options(settings: Settings, *, history_only: bool) -> WorkerOptions:
 def _train_on_history(settings: Settings, seed: int, out: Console) -> TrainingResult:
     out.print(f"Simulating three years of {_PATIENTS} patients at each of {', '.join(institutions())}")
     with WorkerProcesses(settings, _options(settings, history_only=True)):
-        published = _publish(settings, seed, _EPOCH, _HISTORY_UNTIL, None, None)
+        published = _publish(settings, _simulated(seed, _EPOCH, _HISTORY_UNTIL), None, None)
         wait_until_applied(settings, _READY_S)
     out.print(f"{sum(published.values()):,} events of history published and folded; training on their features")
     result = train(settings, seed)
@@ -91,21 +95,26 @@ def _train_on_history(settings: Settings, seed: int, out: Console) -> TrainingRe
 
 
 def _publish(
-    settings: Settings, seed: int, start: datetime, until: datetime, ledger: Ledger | None, events_per_s: float | None
+    settings: Settings, events: Mapping[str, Iterable[SourceEvent]], ledger: Ledger | None, events_per_s: float | None
 ) -> dict[str, int]:
     def publish(institution: str) -> int:
-        events = simulate(institution, seed, _PATIENTS, start, until, epoch=_EPOCH)
-        return publish_events(settings, institution, events, ledger=ledger, events_per_s=events_per_s)
+        return publish_events(settings, institution, events[institution], ledger=ledger, events_per_s=events_per_s)
 
-    with ThreadPoolExecutor(len(institutions())) as pool:
-        return dict(zip(institutions(), pool.map(publish, institutions()), strict=True))
+    with ThreadPoolExecutor(len(events)) as pool:
+        return dict(zip(events, pool.map(publish, events), strict=True))
+
+
+def _simulated(seed: int, start: datetime, until: datetime) -> dict[str, Iterator[SourceEvent]]:
+    return {id_: simulate(id_, seed, _PATIENTS, start, until, epoch=_EPOCH) for id_ in institutions()}
 
 
 def _stream_live(settings: Settings, seed: int, out: Console) -> _Live:
+    # Simulated before the first is sent, or the first would come late and then all at once.
+    events = {id_: list(some) for id_, some in _simulated(seed, _HISTORY_UNTIL, _LIVE_UNTIL).items()}
     out.print("Streaming the next weeks live")
     before = read_progress(settings)
     ledger = Ledger()
-    published = _publish(settings, seed, _HISTORY_UNTIL, _LIVE_UNTIL, ledger, _LIVE_EVENTS_PER_S)
+    published = _publish(settings, events, ledger, _LIVE_EVENTS_PER_S)
     after = wait_until_applied(settings, _READY_S)
     return _Live(published, {id_: _since(before[id_], after[id_]) for id_ in after}, ledger)
 
@@ -165,16 +174,29 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _show(settings: Settings, live: _Live, report: Mapping[str, Any], out: Console) -> None:
+def _show(live: _Live, report: Mapping[str, Any], out: Console) -> None:
     out.print(progress_table(live.progress, live.published))
     out.print(risk_table(report["highest_risks"]))
     shown = ", ".join(f"{name} {value:.0f} ms" for name, value in report["latency_ms"].items())
-    out.print(f"From publishing an event to its committed row: {shown}.")
+    out.print(f"From publishing to the committed row: {shown}.")
     out.print(f"All of it took {report['seconds']:.0f} s. Where to look next:")
-    out.print(
-        f"  scores    {local_stack.psql_command(settings)} -c 'SELECT * FROM latest_risk LIMIT 10'", soft_wrap=True
-    )
+
+
+def _say_where(settings: Settings, out: Console) -> None:
+    psql = local_stack.psql_command(settings)
+    out.print(f"  scores    {psql} -c '{_LOOK}'", soft_wrap=True)
     out.print(f"  metrics   http://127.0.0.1:{settings.metrics_port}/metrics")
+    _say_files(settings, out)
+
+
+def _say_what_is_left(settings: Settings, out: Console) -> None:
+    _say_files(settings, out)
+    out.print(
+        f"  stack     DATA_DIR={settings.data_dir} healthalliance up  (it is stopped; its data stay)", soft_wrap=True
+    )
+
+
+def _say_files(settings: Settings, out: Console) -> None:
     out.print(f"  log       {settings.data_dir / 'logs' / 'worker.log'}", soft_wrap=True)
     out.print(f"  models    mlflow ui --backend-store-uri {settings.mlflow_tracking_uri}", soft_wrap=True)
 
@@ -188,6 +210,10 @@ def _stay(workers: WorkerProcesses, out: Console) -> None:
     except KeyboardInterrupt:
         out.print("Stopping.")
 
+
+_LOOK = (
+    "SELECT institution, patient_pseudonym, probability, band FROM latest_risk WHERE inpatient ORDER BY 3 DESC LIMIT 10"
+)
 
 _HIGHEST = """
 SELECT institution, patient_pseudonym::text, probability, band, features, contributions

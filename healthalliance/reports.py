@@ -46,7 +46,7 @@ def training_table(result: TrainingResult) -> Table:
 def progress_table(progress: Mapping[str, Progress], published: Mapping[str, int] | None = None) -> Table:
     """Show how each institution's events ended; beside how many wait or, given those, were published."""
     columns = (*OUTCOMES, "waiting") if published is None else ("published", *OUTCOMES)
-    table = Table("institution", *columns, title="Events by how they ended")
+    table = Table("institution", *columns, title="Events by how they ended", pad_edge=False)  # fits 80 columns
     for institution, one in progress.items():
         counts = [one.outcomes[outcome] for outcome in OUTCOMES]
         numbers = (*counts, one.waiting) if published is None else (published[institution], *counts)
