@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock
+.PHONY: help setup demo test check bench faults lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +24,9 @@ check: setup  ## format, lint, types, import rules, schema compatibility
 
 bench: setup  ## measure against a naive worker; prints a table and writes .local/bench.json
 	@$(BIN)/python -m tests.bench
+
+faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x
+	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE))
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.institutions import institutions
 from schemas.messages import EncounterFeatures, RiskScore
 from schemas.topics import TOPIC_SPECS, topic_name
 
+_RACE_S = 1.0
 _HEADER = struct.Struct(">bI")  # Confluent wire format: magic byte 0, schema id
 
 
@@ -39,13 +41,16 @@ class Registry:
             for id_ in institutions()
         }
 
-    def _register(self, topic: str, record: str) -> int:
+    def _register(self, topic: str, record: str, *, again: bool = True) -> int:
         subject = f"{topic}-value"
         try:
             schema_id = self._client.register_schema(subject, Schema(avro.schema_text(record), "AVRO"))
             self._client.set_compatibility(subject, "BACKWARD")
         except SchemaRegistryError as error:
             if error.http_status_code == 409:
+                if again:  # another worker that registers the same at this moment looks like a conflict
+                    time.sleep(_RACE_S)
+                    return self._register(topic, record, again=False)
                 raise IncompatibleSchemaError(f"{subject}: the registry refuses the schema as incompatible.") from error
             raise UnavailableError(f"The schema registry refuses {subject}: {error.error_message}") from error
         except (httpx2.HTTPError, OSError) as error:

@@ -51,7 +51,7 @@ def create_app(
         broker_commit_every=1,
         broker_commit_interval=0.5,
         stream_buffer_maxsize=65536,
-        stream_wait_empty=False,
+        stream_wait_empty=True,  # a stop or a rebalance waits until what is on its way is published and acknowledged
         cython_optimizations=True,
         topic_allow_declare=False,
         topic_disable_leader=True,

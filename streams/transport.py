@@ -98,6 +98,21 @@ class RunConsumer(Consumer):
         run.first_offset = records[0].offset if read is None else min(read, records[0].offset)
         return run
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit before partitions are given up: Faust forgets first what is acknowledged and not committed yet."""
+        await self._commit_all()
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Wait until all that was handed over is acknowledged, and commit it; called before partitions are given up."""
+        await super().wait_empty()
+        await self._commit_all()
+
+    async def _commit_all(self) -> None:
+        # A commit is left out while another is under way, which may have begun before the last acknowledgement.
+        await self.maybe_wait_for_commit_to_finish()
+        await self.commit()
+
     def ack(self, message: Message) -> bool:
         """Acknowledge a run: all its offsets, so that Faust's search for the first gap finds none in it."""
         acked = bool(super().ack(message))

@@ -1,0 +1,131 @@
+"""What the published events come to without any fault: the same pure core, one event after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from connectors.kafka import end_offsets, topic_ids
+from connectors.settings import Settings
+from schemas.history import PatientHistory
+from schemas.institutions import institution
+from schemas.intake.event import RawEvent, parse_event
+from schemas.intake.event_bytes import Limits
+from schemas.intake.structure import structure_validator
+from schemas.messages import RiskScore
+from schemas.model import Model
+from schemas.pseudonyms import institution_keys
+from schemas.topics import TopicFamily, institution_of, topic_names
+from streams.decision import EncounterKey, Event, Known, PatientKey, Sender, decide
+from streams.scoring import score
+
+_BATCH = 500
+_SILENCE_S = 30.0
+
+Place = tuple[str, int, int]  # topic, partition, offset
+
+
+@dataclass
+class FaultFree:
+    """The rows and histories that must be there, by record id and patient."""
+
+    scores: dict[str, RiskScore] = field(default_factory=dict)
+    superseded: dict[str, str] = field(default_factory=dict)
+    rejected: set[Place] = field(default_factory=set)
+    histories: dict[PatientKey, PatientHistory] = field(default_factory=dict)
+    patient_of: dict[EncounterKey, str | None] = field(default_factory=dict)
+    events: int = 0
+
+
+def fault_free(settings: Settings, model: Model) -> FaultFree:
+    """Read all encounter topics and work them off in offset order, partition by partition."""
+    result, validate = FaultFree(), structure_validator(settings.structure_validator)
+    limits = Limits(settings.event_max_bytes, settings.event_max_depth)
+    topics = topic_names(TopicFamily.ENCOUNTERS)
+    ids, senders = topic_ids(settings.kafka_bootstrap_servers, topics), _senders(settings, topics)
+    ends = end_offsets(settings.kafka_bootstrap_servers, topics)
+    for topic, partition in sorted(ends):
+        messages = read(settings, {(topic, partition): ends[topic, partition]})
+        while batch := list(islice(messages, _BATCH)):
+            raws = [_raw(one) for one in batch]
+            sender = senders[topic]
+            events = [
+                Event(raw, parse_event(raw, sender.institution, limits, validate), sender, ids[topic]) for raw in raws
+            ]
+            _apply(result, events, model)
+    return result
+
+
+def _apply(result: FaultFree, events: list[Event], model: Model) -> None:
+    decision = decide(events, Known(result.histories, result.patient_of), model.version)
+    result.histories |= decision.histories
+    result.patient_of |= decision.patient_of
+    result.events += len(events)
+    result.rejected |= {
+        (one.event.raw.topic, one.event.raw.partition, one.event.raw.offset) for one in decision.rejected
+    }
+    result.superseded |= {one.supersedes.record_id: one.record_id for one in decision.to_score if one.supersedes}
+    for one in score(decision.to_score, model, datetime.now(UTC)):
+        result.scores[one.record_id] = one
+
+
+def _senders(settings: Settings, topics: Iterable[str]) -> dict[str, Sender]:
+    secret = settings.pseudonym_key.get_secret_value()
+    return {
+        topic: Sender(institution(id_), institution_keys(secret, id_))
+        for topic in topics
+        for id_ in [institution_of(topic)]
+    }
+
+
+def _raw(message: Message) -> RawEvent:
+    _, timestamp = message.timestamp()
+    return RawEvent(
+        str(message.topic()),
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        datetime.fromtimestamp(timestamp / 1000, UTC),
+        tuple(message.headers() or ()),  # type: ignore[arg-type]  # bytes, as they came
+    )
+
+
+def read(settings: Settings, ends: Mapping[tuple[str, int], int]) -> Iterator[Message]:
+    """Yield the partitions' records from the beginning to the given ends."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            "group.id": "faults-oracle",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.message.max.bytes": 16 * 1024 * 1024,
+        }
+    )
+    try:
+        left = {partition for partition, end in ends.items() if end > 0}
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in left])
+        heard_at = time.monotonic()
+        while left:
+            messages = consumer.consume(1000, timeout=0.1)
+            if messages:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > _SILENCE_S:
+                raise TimeoutError(f"Kafka sent nothing of {left} for {_SILENCE_S:.0f} s")
+            yield from _records(messages, left)
+    finally:
+        consumer.close()
+
+
+def _records(messages: Iterable[Message], left: set[tuple[str, int]]) -> Iterator[Message]:
+    for message in messages:
+        error = message.error()
+        if error is None:
+            yield message
+        elif error.code() == KafkaError._PARTITION_EOF:
+            left.discard((str(message.topic()), message.partition() or 0))
