@@ -99,16 +99,14 @@ class RunConsumer(Consumer):
         return run
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Commit before partitions are given up: Faust forgets first what is acknowledged and not committed yet."""
-        await self._commit_all()
+        """Finish and commit before partitions are given up: Faust forgets first what was not committed by then."""
+        self.stop_flow()
+        await self.wait_empty()
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
-        """Wait until all that was handed over is acknowledged, and commit it; called before partitions are given up."""
+        """Wait until all that was handed over is acknowledged, and commit it."""
         await super().wait_empty()
-        await self._commit_all()
-
-    async def _commit_all(self) -> None:
         # A commit is left out while another is under way, which may have begun before the last acknowledgement.
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()

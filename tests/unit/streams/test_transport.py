@@ -156,6 +156,24 @@ async def test_a_consumer_four_polls_ahead_waits_for_an_acknowledgement() -> Non
     assert [run.acked for run in runs] == [True] * 3 + [False] * 3
 
 
+class Draining(Consumer):
+    """A consumer that notes what it still knows as acknowledged when it is told to finish."""
+
+    acknowledged_then: tuple[int, ...] = ()
+
+    async def wait_empty(self) -> None:
+        self.acknowledged_then = tuple(self._acked[PARTITION])
+
+
+async def test_what_is_acknowledged_is_committed_before_partitions_are_given_up() -> None:
+    consumer = Draining([0, 1])
+    [run] = await consumer.hand_over_all()
+    consumer.ack(run)
+    await consumer.on_partitions_revoked({PARTITION})
+    assert sorted(consumer.acknowledged_then) == [0, 1]
+    assert not consumer._acked[PARTITION]
+
+
 async def test_asking_for_records_is_noted_for_the_readiness_check() -> None:
     consumer = Consumer([0])
     await consumer.hand_over_all()
