@@ -84,7 +84,7 @@ def score(
 
     settings = load_settings()
     if model is None or model.startswith("models:"):
-        settings = _with_model_store(settings)
+        settings = _connected("mlflow")
     loaded = load_champion(settings) if model is None else load(model, settings)
     scores, rejected = score_files(files, find_institution(institution), settings, loaded)
     lines = [score_line(one) for one in scores]
@@ -308,10 +308,6 @@ def _connected(*parts: str) -> Settings:
     from healthalliance.local_stack import Part, connected
 
     return connected(load_settings(), [Part(part) for part in parts] or list(Part))
-
-
-def _with_model_store(settings: Settings) -> Settings:
-    return settings if settings.mlflow_tracking_uri else _connected("mlflow")
 
 
 def _prepare(settings: Settings) -> None:

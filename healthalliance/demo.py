@@ -22,6 +22,7 @@ from connectors.settings import Settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
+from healthalliance.local_stack import Say
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
 from healthalliance.reports import progress_table, risk_table, training_table
@@ -50,7 +51,7 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
     """Show the whole way and return its figures; unless `once`, leave all up until interrupted."""
     settings = local_stack.apart(settings, settings.data_dir / "demo")
     started = time.monotonic()
-    with _stack(settings, out) as running:
+    with fresh_stack(settings, lambda text: out.print(text, highlight=False)) as running:
         trained = _train_on_history(running, seed, out)
         with WorkerProcesses(running, _options(running, history_only=False)) as workers:
             wait_until_ready(workers)
@@ -66,12 +67,12 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
 
 
 @contextmanager
-def _stack(settings: Settings, out: Console) -> Iterator[Settings]:
-    """Run the demo's own stack, from empty, and stop it at the end."""
+def fresh_stack(settings: Settings, say: Say) -> Iterator[Settings]:
+    """Run a stack from an empty data folder, with its topics and tables, and stop it at the end."""
     local_stack.down(settings)
     shutil.rmtree(settings.data_dir, ignore_errors=True)
     try:
-        running = local_stack.up(settings, lambda text: out.print(text, highlight=False))
+        running = local_stack.up(settings, say)
         ensure_topics(running)
         migrate(running.database_url)
         yield running

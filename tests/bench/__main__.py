@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -28,13 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.ensemble import RandomForestClassifier
 
-from connectors.kafka import ensure_topics
-from connectors.migrate import migrate
 from connectors.settings import Settings, load_settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
-from healthalliance.demo import latencies_ms, wait_until_ready
+from healthalliance.demo import fresh_stack, latencies_ms, wait_until_ready
 from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
 from healthalliance.workers import WorkerOptions, WorkerProcesses, settings_environment
@@ -60,7 +57,7 @@ def run() -> dict[str, Any]:
     """Measure everything in one run, on one stack."""
     settings = load_settings()
     settings = local_stack.apart(settings, Path(".local/bench"))
-    with _fresh_stack(settings) as running:
+    with fresh_stack(settings, lambda text: out.print(text, highlight=False)) as running:
         report: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB"}
         with _worker(running, history_only=True):
             history = _publish(running, _EPOCH, _HISTORY)
@@ -88,19 +85,6 @@ def run() -> dict[str, Any]:
 
 def _mean(measured: list[dict[str, float]]) -> dict[str, float]:
     return {name: mean(one[name] for one in measured) for name in measured[0]}
-
-
-@contextmanager
-def _fresh_stack(settings: Settings) -> Iterator[Settings]:
-    local_stack.down(settings)
-    shutil.rmtree(settings.data_dir, ignore_errors=True)
-    try:
-        running = local_stack.up(settings, lambda text: out.print(text, highlight=False))
-        ensure_topics(running)
-        migrate(running.database_url)
-        yield running
-    finally:
-        local_stack.down(settings)
 
 
 @contextmanager

@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,12 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from connectors.feature_topics import Snapshot
-from connectors.kafka import ensure_topics
-from connectors.migrate import migrate
-from connectors.settings import Settings, load_settings
+from connectors.settings import load_settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
+from healthalliance.demo import fresh_stack
 from healthalliance.publishing import Ledger, publish_events
 from model_training.job import train
 from schemas.institutions import institution, institutions
@@ -39,7 +36,7 @@ from schemas.messages import EncounterFeatures
 from schemas.pseudonyms import institution_keys
 from streams.decision import Event, Known, Sender, decide
 from tests.faults.oracle import Verdict, judge
-from tests.faults.scenarios import SCENARIOS, Landed, Scenario, run_faults
+from tests.faults.scenarios import EXIT_S, SCENARIOS, Landed, Scenario, run_faults
 
 _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _PARTITIONS = 8
@@ -55,7 +52,7 @@ def run(scenario: Scenario, seed: int, scale: float) -> dict[str, Any]:
     settings = local_stack.apart(load_settings(), Path(".local/faults")).model_copy(
         update={"topic_partitions": _PARTITIONS, "rejected_share_limit": 1.0}
     )
-    with _fresh_stack(settings) as running:
+    with fresh_stack(settings, lambda _: None) as running:
         train(running, seed, read=lambda _, on_progress: Snapshot(_training_set(seed), ()))
         ledger = Ledger()
         for id_ in institutions():
@@ -88,19 +85,6 @@ def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:
     return tuple(newest.values())
 
 
-@contextmanager
-def _fresh_stack(settings: Settings) -> Iterator[Settings]:
-    local_stack.down(settings)
-    shutil.rmtree(settings.data_dir, ignore_errors=True)
-    try:
-        running = local_stack.up(settings, lambda _: None)
-        ensure_topics(running)
-        migrate(running.database_url)
-        yield running
-    finally:
-        local_stack.down(settings)
-
-
 def _report(
     scenario: Scenario, seed: int, scale: float, verdict: Verdict, landed: Landed, seconds: float
 ) -> dict[str, Any]:
@@ -109,7 +93,7 @@ def _report(
         faults["struck while nothing was in flight"] = 1
     if scenario.most_repeats is not None and verdict.repeat_share > scenario.most_repeats:
         faults["too many repeats"] = verdict.repeats
-    if landed.longest_exit_s > 20:
+    if landed.longest_exit_s > EXIT_S:
         faults["too slow to end"] = round(landed.longest_exit_s)
     return {
         "scenario": scenario.name,

@@ -14,7 +14,7 @@ from connectors.kafka import end_offsets, topic_ids
 from connectors.settings import Settings
 from schemas.history import PatientHistory
 from schemas.institutions import institution
-from schemas.intake.event import RawEvent, parse_event
+from schemas.intake.event import RawEvent, parse_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.messages import RiskScore
@@ -54,9 +54,8 @@ def fault_free(settings: Settings, model: Model) -> FaultFree:
         while batch := list(islice(messages, _BATCH)):
             raws = [_raw(one) for one in batch]
             sender = senders[topic]
-            events = [
-                Event(raw, parse_event(raw, sender.institution, limits, validate), sender, ids[topic]) for raw in raws
-            ]
+            parsed = parse_events(raws, sender.institution, limits, validate)
+            events = [Event(raw, one, sender, ids[topic]) for raw, one in zip(raws, parsed, strict=True)]
             _apply(result, events, model)
     return result
 

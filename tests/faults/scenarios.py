@@ -15,7 +15,7 @@ from connectors.settings import Settings
 from healthalliance.progress import read_progress
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 
-_EXIT_S = 20.0
+EXIT_S = 20.0  # a worker that is told to stop ends within it
 _SESSION_S = 10.0
 
 
@@ -52,7 +52,7 @@ def run_faults(scenario: Scenario, settings: Settings, seed: int, strikes: int) 
     with WorkerProcesses(settings, WorkerOptions(scenario.workers, log_file=log)) as workers:
         _wait_for_first(settings, workers)
         for _ in range(strikes):
-            _watch_for(settings, workers, rng.uniform(*scenario.pause_s), landed)
+            _watch_for(workers, rng.uniform(*scenario.pause_s))
             left = _waiting(settings)
             if not left:
                 break
@@ -69,7 +69,7 @@ def _wait_for_first(settings: Settings, workers: WorkerProcesses) -> None:
         time.sleep(0.2)
 
 
-def _watch_for(settings: Settings, workers: WorkerProcesses, seconds: float, landed: Landed) -> None:
+def _watch_for(workers: WorkerProcesses, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         workers.watch()
@@ -103,7 +103,7 @@ def stop_in_order(settings: Settings, workers: WorkerProcesses, rng: Random, lan
     process, started = psutil.Process(rng.choice(workers.pids())), time.monotonic()
     process.send_signal(signal.SIGTERM)
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() - started > 3 * _EXIT_S:
+        if time.monotonic() - started > 3 * EXIT_S:
             raise TimeoutError("a worker does not end on SIGTERM")
         time.sleep(0.05)
     landed.longest_exit_s = max(landed.longest_exit_s, time.monotonic() - started)
