@@ -25,8 +25,8 @@ check: setup  ## format, lint, types, import rules, schema compatibility
 bench: setup  ## measure against a naive worker; prints a table and writes .local/bench.json
 	@$(BIN)/python -m tests.bench
 
-faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x
-	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE))
+faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUTANT=name
+	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE)) $(if $(MUTANT),--mutant $(MUTANT))
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies
 

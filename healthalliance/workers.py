@@ -20,11 +20,15 @@ _RESTART_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How many processes, whether they only fold and featurize, where their log goes (None: to stderr)."""
+    """How many processes, whether they only fold and featurize, where their log goes (None: to stderr).
+
+    command: what `worker` and its options are appended to.
+    """
 
     processes: int = 1
     history_only: bool = False
     log_file: Path | None = None
+    command: tuple[str, ...] = (sys.executable, "-m", "healthalliance")
 
 
 class WorkerProcesses:
@@ -73,7 +77,7 @@ class WorkerProcesses:
         self._running = []
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "healthalliance", "worker", "--metrics-port", str(self.ports()[number])]
+        command = [*self._options.command, "worker", "--metrics-port", str(self.ports()[number])]
         if self._options.history_only:
             command.append("--history-only")
         # A session of its own: Ctrl-C reaches this process, which stops the workers in order.

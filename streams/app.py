@@ -13,7 +13,7 @@ from faust.types import TP, EventT, StreamT
 from connectors.settings import Settings
 from streams.decision import Event
 from streams.processor import Processor, Results
-from streams.transport import RunTransport, batches_of, records_of
+from streams.transport import RunConsumer, RunTransport, batches_of, records_of
 
 _T = TypeVar("_T")
 
@@ -87,6 +87,8 @@ def create_app(
         await processor.publish(results)  # after the commit, every delivery confirmed
         for run in runs:
             run.ack()
+        # At once, not at the next interval: what is published but not committed is published again after a crash.
+        await cast(RunConsumer, app.consumer).commit()
         await processor.stop_bad_intakes(results)
 
     async def failing(step: Awaitable[_T]) -> _T:

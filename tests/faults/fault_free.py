@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
@@ -17,17 +17,17 @@ from schemas.institutions import institution
 from schemas.intake.event import RawEvent, parse_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
-from schemas.messages import RiskScore
+from schemas.messages import EncounterFeatures, RiskScore
 from schemas.model import Model
 from schemas.pseudonyms import institution_keys
+from schemas.rejection import Reason
 from schemas.topics import TopicFamily, institution_of, topic_names
 from streams.decision import EncounterKey, Event, Known, PatientKey, Sender, decide
 from streams.scoring import score
+from tests.faults.load import Place, digest
 
 _BATCH = 500
 _SILENCE_S = 30.0
-
-Place = tuple[str, int, int]  # topic, partition, offset
 
 
 @dataclass
@@ -36,14 +36,18 @@ class FaultFree:
 
     scores: dict[str, RiskScore] = field(default_factory=dict)
     superseded: dict[str, str] = field(default_factory=dict)
-    rejected: set[Place] = field(default_factory=set)
+    rejected: dict[Place, tuple[Reason, ...]] = field(default_factory=dict)
     histories: dict[PatientKey, PatientHistory] = field(default_factory=dict)
     patient_of: dict[EncounterKey, str | None] = field(default_factory=dict)
-    events: int = 0
+    features: dict[EncounterKey, EncounterFeatures | None] = field(default_factory=dict)
+    digests: dict[Place, bytes] = field(default_factory=dict)
 
 
-def fault_free(settings: Settings, model: Model) -> FaultFree:
-    """Read all encounter topics and work them off in offset order, partition by partition."""
+def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultFree:
+    """Read all encounter topics and work them off in offset order, partition by partition.
+
+    model_of: the model that scored an event; which one it was when models were swapped nobody can foresee.
+    """
     result, validate = FaultFree(), structure_validator(settings.structure_validator)
     limits = Limits(settings.event_max_bytes, settings.event_max_depth)
     topics = topic_names(TopicFamily.ENCOUNTERS)
@@ -56,7 +60,10 @@ def fault_free(settings: Settings, model: Model) -> FaultFree:
             sender = senders[topic]
             parsed = parse_events(raws, sender.institution, limits, validate)
             events = [Event(raw, one, sender, ids[topic]) for raw, one in zip(raws, parsed, strict=True)]
-            _apply(result, events, model)
+            for _, some in groupby(events, lambda one: model_of(_place(one.raw)).version):
+                scored = list(some)
+                _apply(result, scored, model_of(_place(scored[0].raw)))
+            result.digests |= {_place(raw): digest(raw.value) for raw in raws}
     return result
 
 
@@ -64,10 +71,8 @@ def _apply(result: FaultFree, events: list[Event], model: Model) -> None:
     decision = decide(events, Known(result.histories, result.patient_of), model.version)
     result.histories |= decision.histories
     result.patient_of |= decision.patient_of
-    result.events += len(events)
-    result.rejected |= {
-        (one.event.raw.topic, one.event.raw.partition, one.event.raw.offset) for one in decision.rejected
-    }
+    result.rejected |= {_place(one.event.raw): tuple(issue.reason for issue in one.issues) for one in decision.rejected}
+    result.features |= {(one.institution, one.encounter_pseudonym): one.message for one in decision.features}
     result.superseded |= {one.supersedes.record_id: one.record_id for one in decision.to_score if one.supersedes}
     for one in score(decision.to_score, model, datetime.now(UTC)):
         result.scores[one.record_id] = one
@@ -80,6 +85,10 @@ def _senders(settings: Settings, topics: Iterable[str]) -> dict[str, Sender]:
         for topic in topics
         for id_ in [institution_of(topic)]
     }
+
+
+def _place(raw: RawEvent) -> Place:
+    return raw.topic, raw.partition, raw.offset
 
 
 def _raw(message: Message) -> RawEvent:

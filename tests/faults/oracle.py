@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
 from connectors.kafka import end_offsets, topic_ids
-from connectors.models import load_champion
+from connectors.models import load, load_champion
 from connectors.registry import Registry
 from connectors.settings import Settings
 from healthalliance.progress import OUTCOMES, fetch
-from healthalliance.publishing import Ledger
 from schemas.history import PatientHistory, decode_history
 from schemas.institutions import institutions
+from schemas.messages import RiskScore
+from schemas.model import Model
 from schemas.pseudonyms import institution_keys
-from schemas.topics import TopicFamily, topic_names
-from tests.faults.fault_free import FaultFree, Place, fault_free, read
+from schemas.topics import TopicFamily, institution_of, topic_names
+from tests.faults.fault_free import FaultFree, fault_free, read
+from tests.faults.load import Ledger, Place
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an oracle found; all but the first four and `repeats` must be 0.
+    """What an oracle found; all but the first five must be 0.
 
-    published: confirmed by the broker; repeats: messages on `risk` and `rejected` beyond the first of each record.
+    published: confirmed by the broker; unconfirmed: published without an answer, so they may be there or not.
+    repeats: messages on `risk` and `rejected` beyond the first of each record.
     """
 
     published: int
+    unconfirmed: int
     scores: int
     rejected: int
     repeats: int
@@ -38,15 +44,18 @@ class Verdict:
     doubled_or_foreign_scores: int
     wrong_scores: int
     stale_scores: int
+    wrong_latest: int
     wrong_histories: int
     lost_rejections: int
     doubled_or_foreign_rejections: int
+    wrong_rejections: int
     lost_on_risk: int
     foreign_on_risk: int
     repeats_that_differ: int
+    out_of_order: int
     lost_on_rejected: int
     foreign_on_rejected: int
-    out_of_order: int
+    wrong_on_features: int
 
     @property
     def repeat_share(self) -> float:
@@ -55,48 +64,76 @@ class Verdict:
 
     def violations(self) -> dict[str, int]:
         """Return what should be 0 and is not."""
-        allowed = ("published", "scores", "rejected", "repeats")
+        allowed = ("published", "unconfirmed", "scores", "rejected", "repeats")
         return {name: number for name, number in asdict(self).items() if number and name not in allowed}
 
 
 def judge(settings: Settings, ledger: Ledger) -> Verdict:
     """Read everything there is and compare it with the fault-free run of the same events."""
-    expected = fault_free(settings, load_champion(settings))
-    rows = {str(row["record_id"]): dict(row) for row in fetch(settings, _SCORES)}
-    number_of_rows = fetch(settings, "SELECT count(*) AS rows FROM risk_scores")[0]["rows"]
-    risk = _on_risk(settings)
-    rejected_rows = _rejected_rows(settings)
-    on_rejected = _on_rejected(settings)
+    names = _names(settings)
+    rows = [dict(row) for row in fetch(settings, _SCORES)]
+    by_id = {str(row["record_id"]): row for row in rows}
+    expected = fault_free(settings, _model_of(settings, names, rows))
+    latest = {id_ for id_, one in expected.scores.items() if one.status != "entered-in-error"}
+    risk, on_rejected = _on_risk(settings), _on_rejected(settings)
+    rejected_rows = _rejected_rows(settings, names)
     return Verdict(
-        published=len(ledger.published_at),
+        published=len(ledger.confirmed),
+        unconfirmed=ledger.unconfirmed,
         scores=len(expected.scores),
         rejected=len(expected.rejected),
         repeats=risk.repeats + sum(on_rejected.values()) - len(on_rejected),
-        lost_at_broker=_lost_at_broker(settings, ledger),
-        lost_events=abs(expected.events - _applied(settings)),
-        lost_scores=len(expected.scores.keys() - rows.keys()),
-        doubled_or_foreign_scores=len(rows.keys() - expected.scores.keys()) + number_of_rows - len(rows),
-        wrong_scores=sum(not _same(rows[id_], one) for id_, one in expected.scores.items() if id_ in rows),
+        lost_at_broker=sum(expected.digests.get(place) != one.digest for place, one in ledger.confirmed.items()),
+        lost_events=abs(len(expected.digests) - _applied(settings)),
+        lost_scores=len(expected.scores.keys() - by_id.keys()),
+        doubled_or_foreign_scores=len(by_id.keys() - expected.scores.keys()) + len(rows) - len(by_id),
+        wrong_scores=sum(not _same(by_id[id_], one) for id_, one in expected.scores.items() if id_ in by_id),
         stale_scores=sum(
             _text(row["superseded_by"]) != expected.superseded.get(id_)
-            for id_, row in rows.items()
+            for id_, row in by_id.items()
             if id_ in expected.scores
         ),
+        wrong_latest=len(
+            (latest - expected.superseded.keys()) ^ {str(row["record_id"]) for row in fetch(settings, _LATEST)}
+        ),
         wrong_histories=_wrong_histories(settings, expected),
-        lost_rejections=len(expected.rejected - rejected_rows),
-        doubled_or_foreign_rejections=len(rejected_rows - expected.rejected),
+        lost_rejections=len(expected.rejected.keys() - rejected_rows.keys()),
+        doubled_or_foreign_rejections=len(rejected_rows.keys() - expected.rejected.keys()),
+        wrong_rejections=sum(
+            rejected_rows[place] != list(reasons)
+            for place, reasons in expected.rejected.items()
+            if place in rejected_rows
+        ),
         lost_on_risk=len(expected.scores.keys() - risk.first.keys()),
         foreign_on_risk=len(risk.first.keys() - expected.scores.keys()),
         repeats_that_differ=risk.differ,
-        lost_on_rejected=len(expected.rejected - on_rejected.keys()),
-        foreign_on_rejected=len(on_rejected.keys() - expected.rejected),
         out_of_order=risk.out_of_order,
+        lost_on_rejected=len(expected.rejected.keys() - on_rejected.keys()),
+        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys()),
+        wrong_on_features=_wrong_on_features(settings, expected),
     )
 
 
-def _lost_at_broker(settings: Settings, ledger: Ledger) -> int:
-    ends = end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.ENCOUNTERS))
-    return sum(offset >= ends[topic, partition] for topic, partition, offset in ledger.published_at)
+def _names(settings: Settings) -> dict[str, str]:
+    ids = topic_ids(settings.kafka_bootstrap_servers, topic_names(TopicFamily.ENCOUNTERS))
+    return {id_: name for name, id_ in ids.items()}
+
+
+def _model_of(settings: Settings, names: dict[str, str], rows: Iterable[dict[str, Any]]) -> Callable[[Place], Model]:
+    """Return which model an event's rows name; where it has none, it does not matter."""
+    champion = load_champion(settings)
+    version_of = {
+        (names[str(row["topic_id"])], row["source_partition"], row["source_offset"]): row["model_version"]
+        for row in rows
+    }
+
+    @cache
+    def model(version: str) -> Model:
+        if version == champion.version:
+            return champion
+        return load(f"models:/{settings.model_name}@version-{version}", settings)
+
+    return lambda place: model(version_of.get(place, champion.version))
 
 
 def _applied(settings: Settings) -> int:
@@ -106,14 +143,16 @@ def _applied(settings: Settings) -> int:
     )
 
 
-def _same(row: dict[str, Any], one: Any) -> bool:
+def _same(row: dict[str, Any], one: RiskScore) -> bool:
     return bool(
         row["probability"] == one.probability
+        and json.loads(row["contributions"]) == one.contributions
         and row["status"] == one.status
         and row["reason"] == one.reason
         and _text(row["supersedes"]) == one.supersedes
         and row["encounter_version"] == one.encounter_version
         and str(row["encounter_pseudonym"]) == one.encounter_pseudonym
+        and row["model_version"] == one.model_version
         and row["source_offset"] == one.source_offset
     )
 
@@ -133,11 +172,14 @@ def _wrong_histories(settings: Settings, expected: FaultFree) -> int:
     return sum(held.get(key) != expected.histories.get(key) for key in both)
 
 
-def _rejected_rows(settings: Settings) -> set[Place]:
-    topics = topic_names(TopicFamily.ENCOUNTERS)
-    name_of = {id_: name for name, id_ in topic_ids(settings.kafka_bootstrap_servers, topics).items()}
-    rows = fetch(settings, "SELECT topic_id::text, source_partition, source_offset FROM rejected_events")
-    return {(name_of[row["topic_id"]], row["source_partition"], row["source_offset"]) for row in rows}
+def _rejected_rows(settings: Settings, names: dict[str, str]) -> dict[Place, list[str]]:
+    rows = fetch(settings, "SELECT topic_id::text, source_partition, source_offset, issues FROM rejected_events")
+    return {
+        (names[row["topic_id"]], row["source_partition"], row["source_offset"]): [
+            issue["reason"] for issue in json.loads(row["issues"])
+        ]
+        for row in rows
+    }
 
 
 def _on_rejected(settings: Settings) -> Counter[Place]:
@@ -156,7 +198,7 @@ def _on_rejected(settings: Settings) -> Counter[Place]:
 
 @dataclass
 class _OnRisk:
-    first: dict[str, bytes]  # record id → digest of its first message's content
+    first: dict[str, bytes] = field(default_factory=dict)  # record id → digest of its first message's content
     repeats: int = 0
     differ: int = 0
     out_of_order: int = 0
@@ -164,7 +206,7 @@ class _OnRisk:
 
 def _on_risk(settings: Settings) -> _OnRisk:
     """Read the risk topics as a consumer that drops repeats by `record_id` and minds the order for each patient."""
-    found, registry = _OnRisk({}), Registry(settings.schema_registry_url)
+    found, registry = _OnRisk(), Registry(settings.schema_registry_url)
     newest: dict[tuple[str, bytes], tuple[int, int]] = {}
     for message in read(settings, end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.RISK))):
         value = message.value()
@@ -185,8 +227,27 @@ def _on_risk(settings: Settings) -> _OnRisk:
     return found
 
 
+def _wrong_on_features(settings: Settings, expected: FaultFree) -> int:
+    """Compare the newest message of each key, which is what compaction leaves and training reads."""
+    registry = Registry(settings.schema_registry_url)
+    newest: dict[tuple[str, str], bytes | None] = {}
+    for message in read(settings, end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.FEATURES))):
+        newest[institution_of(str(message.topic())), (message.key() or b"").decode()] = message.value()
+    wrong = 0
+    for key in newest.keys() | expected.features.keys():
+        value, wanted = newest.get(key), expected.features.get(key)
+        found = None if value is None else registry.decode("EncounterFeatures", value)
+        wrong += found != (None if wanted is None else _plain(wanted))
+    return wrong
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    return {**vars(message), "features": vars(message.features)}
+
+
 _SCORES = """
-SELECT record_id, probability, status, reason, supersedes, superseded_by, encounter_version, encounter_pseudonym,
-       source_offset
+SELECT record_id, probability, contributions, status, reason, supersedes, superseded_by, encounter_version,
+       encounter_pseudonym, model_version, topic_id, source_partition, source_offset
 FROM risk_scores
 """
+_LATEST = "SELECT record_id FROM latest_risk"

@@ -129,13 +129,6 @@ def test_the_risk_topic_holds_each_committed_score_and_nothing_else(crashed: Cra
     assert set(sent) == set(committed)
 
 
-def test_a_repeat_on_the_risk_topic_is_the_same_record(crashed: Crashed) -> None:
-    first: dict[str, dict[str, Any]] = {}
-    sent = decoded(crashed.settings, crashed.risk)
-    assert len({one["record_id"] for one in sent}) < len(sent), "no kill came between a commit and its acknowledgement"
-    assert [one["record_id"] for one in sent if first.setdefault(one["record_id"], one) != one] == []
-
-
 def test_the_features_topic_ends_with_every_scored_encounters_features(crashed: Crashed) -> None:
     keys, newest = keys_of(crashed.settings, _INSTITUTION), {one.key: one for one in crashed.features}
     scored = [newest[keys.encounter_pseudonym(id_).encode()] for id_ in crashed.expected]

@@ -1,0 +1,68 @@
+"""Workers that are broken on purpose: the scenarios must find them out, else they prove nothing.
+
+python -m tests.faults.mutants NAME worker …
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import faust
+from aiokafka.structs import ConsumerRecord
+from faust.types import TP
+
+from connectors.store import Batch, Partition
+from healthalliance.cli import main
+from streams.transport import RunConsumer
+
+
+def naive() -> None:
+    """Take as Faust's `take` does: what was taken is acknowledged once more is asked for, whatever became of it."""
+    noack_take = faust.Stream.noack_take
+
+    async def take(self: Any, most: int, within: float) -> AsyncIterator[Any]:
+        async for runs in noack_take(self, most, within):
+            yield runs
+            for run in runs:
+                run.ack()
+
+    setattr(faust.Stream, "noack_take", take)  # noqa: B010  # mypy holds methods to be constant
+
+
+def early_ack() -> None:
+    """Acknowledge events when they are handed over, before they are committed."""
+    hand_over = RunConsumer._hand_over
+
+    async def acknowledged(self: RunConsumer, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
+        await hand_over(self, tp, records)
+        for message in list(self._unacked_messages):
+            self.ack(message)
+
+    setattr(RunConsumer, "_hand_over", acknowledged)  # noqa: B010
+
+
+def no_fence() -> None:
+    """Apply whatever comes, applied before or not."""
+    lock_progress = Batch.lock_progress
+
+    async def unlocked(self: Batch, firsts: Mapping[Partition, int], now: datetime) -> dict[Partition, int]:
+        await lock_progress(self, firsts, now)
+        return dict(firsts)
+
+    setattr(Batch, "lock_progress", unlocked)  # noqa: B010
+
+
+MUTANTS: dict[str, Callable[[], None]] = {"naive": naive, "early-ack": early_ack, "no-fence": no_fence}
+
+
+def command(mutant: str) -> tuple[str, ...]:
+    """Return the command that runs a mutant's workers."""
+    return (sys.executable, "-m", "tests.faults.mutants", mutant)
+
+
+if __name__ == "__main__":
+    MUTANTS[sys.argv.pop(1)]()
+    main()

@@ -1,0 +1,187 @@
+"""One run of a scenario: load, workers, strikes, and what was measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import psutil
+
+from connectors.settings import Settings
+from healthalliance.demo import fresh_stack
+from healthalliance.workers import WorkerOptions, WorkerProcesses
+from schemas.errors import UnavailableError
+from tests.faults.load import Feed, Keyed, Ledger, Patients
+from tests.faults.watch import Watch, is_acknowledged
+
+_STANDSTILL_S = 180.0  # more than any fault may cost
+
+
+def quiet_stack(settings: Settings) -> AbstractContextManager[Settings]:
+    """Run a fresh local stack."""
+    return fresh_stack(settings, lambda _: None)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A named fault: what it does to a running trial, at which size, and what must hold beside the oracle's verdict.
+
+    attack: does the harm; `Trial.moments` says when.
+    attacks_first: the attack has workers of its own; others work off what it leaves.
+    events_per_s: the load's rate; None publishes everything first, so that workers find a backlog.
+    most: the most that each measured figure may be.
+    load: turns the patients' events into what is published.
+    check: further violations, by name.
+    stack: has the parts run that the trial needs.
+    """
+
+    name: str
+    promise: str
+    events: int
+    strikes: int
+    attack: Callable[[Trial], None]
+    workers: int = 3
+    attacks_first: bool = False
+    events_per_s: float | None = None
+    most: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    load: Callable[[Iterator[Keyed], Trial], Iterator[Keyed]] = lambda events, _: events
+    check: Callable[[Trial], dict[str, int]] = lambda _: {}
+    stack: Callable[[Settings], AbstractContextManager[Settings]] = quiet_stack
+    command: tuple[str, ...] = WorkerOptions().command
+
+
+@dataclass
+class Trial:
+    """What an attack may touch, and where it notes what it measured."""
+
+    scenario: Scenario
+    settings: Settings
+    rng: Random
+    strikes: int
+    events: int
+    ledger: Ledger
+    workers: WorkerProcesses
+    watch: Watch
+    feed: Feed | None = None
+    landed: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    applied_before: int = 0
+
+    def moments(self) -> Iterator[int]:
+        """Yield when a strike is due: at random moments spread over the load; each must find events in flight."""
+        for number in range(self.strikes):
+            self.wait_for_share((number + self.rng.random()) / (self.strikes + 0.5))
+            self.landed += self.in_flight
+            yield number
+
+    @property
+    def in_flight(self) -> bool:
+        """Tell whether events are published now or wait."""
+        return self.watch.waiting > 0 or (self.feed is not None and self.feed.is_alive())
+
+    def wait_for_share(self, share: float) -> None:
+        """Wait until that share of the load is applied."""
+        enough = self.applied_before + share * self.events
+        self.wait_until(lambda: self.watch.applied >= enough or not self.in_flight)
+
+    def wait_until(self, is_so: Callable[[], bool], at_most_s: float | None = None) -> float:
+        """Wait until something is so, return the seconds it took.
+
+        Raises TimeoutError after `at_most_s`, or where none is given when no event was applied for too long.
+        """
+        started = time.monotonic()
+        while not is_so():
+            self.require_alive()
+            taken = time.monotonic() - started
+            if at_most_s is None and min(self.watch.standstill_s, taken) > _STANDSTILL_S:
+                raise TimeoutError(f"{self.watch.waiting} events wait and none was applied for {_STANDSTILL_S:.0f} s")
+            if at_most_s is not None and taken > at_most_s:
+                raise TimeoutError(f"not within {at_most_s:.0f} s")
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def living(self) -> list[int]:
+        """List the workers that run."""
+        return [pid for pid in self.workers.pids() if not has_ended(pid)]
+
+    def measure(self, name: str, value: float) -> None:
+        """Note a figure; the largest of a name counts."""
+        self.figures[name] = max(value, self.figures.get(name, value))
+
+    def require_alive(self) -> None:
+        """Raise what ended a thread."""
+        for thread in (self.watch, self.feed):
+            if thread is not None and thread.failure is not None:
+                raise thread.failure
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is gone, or waits only to be asked for its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def carry_out(
+    scenario: Scenario, settings: Settings, patients: Patients, ledger: Ledger, seed: int, scale: float
+) -> Trial:
+    """Put the load and the faults on a running stack; return once everything is applied and acknowledged."""
+    settings = settings.model_copy(update=scenario.settings)
+    with _trial(scenario, settings, ledger, seed, scale) as trial:
+        events = scenario.load(patients.next(trial.events), trial)
+        trial.feed = Feed(settings, events, ledger, scenario.events_per_s)
+        if scenario.events_per_s is None:
+            trial.feed.run()
+            trial.require_alive()
+        trial.watch.look()
+        if not scenario.attacks_first:
+            trial.workers.__enter__()
+        trial.watch.start()
+        if scenario.events_per_s is not None:
+            trial.feed.start()
+        scenario.attack(trial)
+        if scenario.attacks_first:
+            trial.workers.__enter__()
+        trial.wait_until(lambda: not trial.in_flight)
+        trial.wait_until(lambda: _is_acknowledged(settings), 60)
+    return trial
+
+
+@contextmanager
+def _trial(scenario: Scenario, settings: Settings, ledger: Ledger, seed: int, scale: float) -> Iterator[Trial]:
+    log = settings.data_dir / "logs" / f"{scenario.name}.log"
+    options = WorkerOptions(scenario.workers, log_file=log, command=scenario.command)
+    workers = WorkerProcesses(settings, options)
+    trial = Trial(
+        scenario,
+        settings,
+        Random(f"{seed}/{scenario.name}"),
+        max(1, round(scenario.strikes * scale)),
+        int(scenario.events * scale) // 3 * 3,
+        ledger,
+        workers,
+        Watch(settings, workers),
+    )
+    trial.watch.look()
+    trial.applied_before = trial.watch.applied
+    try:
+        yield trial
+    finally:
+        if trial.watch.is_alive():
+            trial.watch.stop()
+        workers.stop()
+        trial.measure("standstill_s", trial.watch.longest_standstill_s)
+
+
+def _is_acknowledged(settings: Settings) -> bool:
+    try:
+        return is_acknowledged(settings)
+    except UnavailableError:
+        return False

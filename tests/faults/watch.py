@@ -1,0 +1,79 @@
+"""Keep an eye on workers and progress while faults strike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from connectors.kafka import encounter_topics, end_offsets
+from connectors.settings import Settings
+from healthalliance.progress import read_progress
+from schemas.errors import UnavailableError
+
+_LOOK_EVERY_S = 0.25
+
+
+class Workers(Protocol):
+    """Worker processes that are started again when they end."""
+
+    def watch(self) -> None: ...
+    def pids(self) -> list[int]: ...
+
+
+class Watch(threading.Thread):
+    """Starts again what ended, and measures how long nothing moved while something waited."""
+
+    def __init__(self, settings: Settings, workers: Workers) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._settings, self._workers, self._ended = settings, workers, threading.Event()
+        self.applied, self.waiting = 0, 0
+        self.moved_at = time.monotonic()
+        self.longest_standstill_s = 0.0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Look around until stopped; called by `start`."""
+        try:
+            while not self._ended.wait(_LOOK_EVERY_S):
+                self._workers.watch()
+                self.look()
+        except BaseException as error:
+            self.failure = error
+
+    def stop(self) -> None:
+        """Stop looking."""
+        self._ended.set()
+        self.join()
+
+    @property
+    def standstill_s(self) -> float:
+        """For how long nothing has moved."""
+        return time.monotonic() - self.moved_at
+
+    def look(self) -> None:
+        """Read the progress; what does not answer has not moved."""
+        try:
+            progress = read_progress(self._settings).values()
+        except UnavailableError:
+            progress = None
+        if progress is not None:
+            applied, self.waiting = sum(one.applied for one in progress), sum(one.waiting for one in progress)
+            if applied != self.applied or not self.waiting:
+                self.longest_standstill_s = max(self.longest_standstill_s, self.standstill_s)
+                self.applied, self.moved_at = applied, time.monotonic()
+        self.longest_standstill_s = max(self.longest_standstill_s, self.standstill_s)
+
+
+def is_acknowledged(settings: Settings) -> bool:
+    """Tell whether the group has committed every partition's end."""
+    ends = {
+        place: end for place, end in end_offsets(settings.kafka_bootstrap_servers, encounter_topics()).items() if end
+    }
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    asked = ConsumerGroupTopicPartitions(settings.consumer_group, [TopicPartition(*place) for place in ends])
+    [future] = admin.list_consumer_group_offsets([asked]).values()
+    return all(one.offset == ends[one.topic, one.partition] for one in future.result(15).topic_partitions)
