@@ -16,6 +16,7 @@ class Reason(StrEnum):
     NOT_UTF8 = "not-utf8"
     NUL_CHARACTER = "nul-character"
     NOT_JSON = "not-json"
+    TOO_WIDE = "too-wide"
     DUPLICATE_KEY = "duplicate-key"
     UNKNOWN_TOMBSTONE = "unknown-tombstone"
 
@@ -45,6 +46,7 @@ class Reason(StrEnum):
 _ISSUE_TYPE = {
     Reason.TOO_LARGE: "too-long",
     Reason.TOO_DEEP: "too-costly",
+    Reason.TOO_WIDE: "too-costly",
     Reason.UNSUPPORTED_TYPE: "not-supported",
     Reason.UNSUPPORTED_BUNDLE: "not-supported",
     Reason.UNSUPPORTED_DELETE: "not-supported",
@@ -60,6 +62,9 @@ _ISSUE_TYPE = {
     Reason.NOT_UTF8: "structure",
     Reason.DUPLICATE_KEY: "structure",
 }
+
+# What an event is told of at most: some hundred thousand issues fit into one event, but into no row or header.
+MOST_ISSUES = 100
 
 _KNOWN_ROOT = re.compile(r"(Bundle\.entry\[\d+\]\.resource|[A-Z][A-Za-z]{1,40})")
 

@@ -35,7 +35,7 @@ from schemas.institutions import Institution
 from schemas.intake.event import ParsedEvent, RawEvent
 from schemas.messages import EncounterFeatures, record_id
 from schemas.pseudonyms import InstitutionKeys
-from schemas.rejection import Issue, Reason
+from schemas.rejection import MOST_ISSUES, Issue, Reason
 from schemas.stays import is_inpatient, is_part, took_place
 
 
@@ -252,7 +252,7 @@ class _EventDecider:
         for patient_id, entries in self._by_patient(parsed.entries).items():
             self._apply(patient_id, entries)
         if self.issues:
-            self.decision.rejected.append(Rejected(self.event, tuple(self.issues)))
+            self.decision.rejected.append(Rejected(self.event, tuple(self.issues[:MOST_ISSUES])))
         self.decision.outcomes.append((self.event, self._outcome()))
 
     def _outcome(self) -> Outcome:

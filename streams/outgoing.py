@@ -14,7 +14,6 @@ from streams.decision import FeaturesChange, Rejected
 
 # A rejected event and its headers must fit into a message, whatever the sender wrote: one that does not would end
 # every worker that meets it.
-_MOST_ISSUES = 100
 _LONGEST = 1_000
 
 
@@ -42,7 +41,7 @@ def rejected_message(rejected: Rejected) -> OutMessage:
     The error headers are named as Kafka Connect's dead letter queues name them, so that its tools read them.
     """
     raw = rejected.event.raw
-    issues = tuple(_cut(issue) for issue in rejected.issues[:_MOST_ISSUES])
+    issues = tuple(_cut(issue) for issue in rejected.issues)
     headers = {
         "__connect.errors.topic": raw.topic,
         "__connect.errors.partition": str(raw.partition),

@@ -40,7 +40,7 @@ def run(scenario: Scenario, seed: int, scale: float) -> Report:
         train_champion(running, seed)
         trial = carry_out(scenario, running, Patients(seed, int(scenario.events * scale)), ledger, seed, scale)
         verdict = judge(running, ledger)
-    return report(trial, verdict, seed, scale, time.monotonic() - started)
+        return report(trial, verdict, seed, scale, time.monotonic() - started)
 
 
 def main() -> int:

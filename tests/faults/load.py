@@ -42,11 +42,13 @@ Keyed = tuple[str, SourceEvent]  # institution, event
 class Confirmed:
     """An event that the broker confirmed; resource and version are of its Encounter, as far as it can be read."""
 
+    number: int  # in the order of publishing
     institution: str
     resource: str
     version: str
     digest: bytes
     handed_over: float  # epoch seconds
+    fault: str | None
 
 
 @dataclass(slots=True)
@@ -133,7 +135,7 @@ class Feed(threading.Thread):
 
     def _noting(self, topic: str, id_: str, event: SourceEvent) -> Callable[[int, int], None]:
         resource, version = _named(event.value)
-        entry = Confirmed(id_, resource, version, digest(event.value), time.time())
+        entry = Confirmed(self.sent, id_, resource, version, digest(event.value), time.time(), event.fault)
 
         def note(partition: int, offset: int) -> None:
             self._ledger.confirmed[topic, partition, offset] = entry

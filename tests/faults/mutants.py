@@ -33,13 +33,14 @@ def naive() -> None:
 
 
 def early_ack() -> None:
-    """Acknowledge events when they are handed over, before they are committed."""
+    """Acknowledge events and commit their offsets when they are handed over, before they are applied."""
     hand_over = RunConsumer._hand_over
 
     async def acknowledged(self: RunConsumer, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
         await hand_over(self, tp, records)
         for message in list(self._unacked_messages):
             self.ack(message)
+        await self.commit()
 
     setattr(RunConsumer, "_hand_over", acknowledged)  # noqa: B010
 

@@ -70,7 +70,7 @@ class Verdict:
 
 def judge(settings: Settings, ledger: Ledger) -> Verdict:
     """Read everything there is and compare it with the fault-free run of the same events."""
-    names = _names(settings)
+    names = names_of(settings)
     rows = [dict(row) for row in fetch(settings, _SCORES)]
     by_id = {str(row["record_id"]): row for row in rows}
     expected = fault_free(settings, _model_of(settings, names, rows))
@@ -114,7 +114,8 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
     )
 
 
-def _names(settings: Settings) -> dict[str, str]:
+def names_of(settings: Settings) -> dict[str, str]:
+    """Return the encounter topics' names by their ids."""
     ids = topic_ids(settings.kafka_bootstrap_servers, topic_names(TopicFamily.ENCOUNTERS))
     return {id_: name for name, id_ in ids.items()}
 

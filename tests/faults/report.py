@@ -20,8 +20,10 @@ Report = dict[str, Any]
 def report(trial: Trial, verdict: Verdict, seed: int, scale: float, seconds: float) -> Report:
     """Sum up a run: it passed if the oracle found nothing, all strikes landed and no figure is above its most."""
     scenario = trial.scenario
-    figures = {**trial.figures, "repeat_share": verdict.repeat_share}
     violations: dict[str, float] = {**verdict.violations(), **scenario.check(trial)}
+    figures = {**trial.figures, "repeat_share": verdict.repeat_share}
+    if trial.gave_up is not None:
+        violations[trial.gave_up] = 1
     if missed := trial.strikes - trial.landed:
         violations["strikes that found nothing in flight"] = missed
     for name, most in scenario.most.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.faults import dying, on_workers
-from tests.faults.trial import Scenario
+from tests.faults import disorder, dying, on_database, on_workers, poison
+from tests.faults.trial import Scenario, load_alone
 
 SCENARIOS = {
     one.name: one
@@ -51,6 +51,38 @@ SCENARIOS = {
             workers=2,
             events_per_s=200.0,
             most={"standstill_s": 30.0},
+        ),
+        Scenario(
+            "postgres",
+            "PostgreSQL restarted, killed, away, full, deadlocked: nothing acknowledged that was not committed",
+            events=60_000,
+            strikes=10,
+            attack=on_database.strike_database,
+            kinds=5,
+            events_per_s=100.0,
+            most={"recovery_s": 30.0},
+            check=on_database.nothing_acked_early,
+        ),
+        Scenario(
+            "poison",
+            "1 % poison of every kind: each rejected once with its code, p99 of good events at most 1.5 times as long",
+            events=100_000,
+            strikes=1,
+            attack=load_alone,
+            workers=1,
+            events_per_s=300.0,
+            most={"p99_ratio": 1.5, "repeat_share": 0.0},
+            load=poison.poisoned,
+            check=poison.right_codes_and_no_delay,
+        ),
+        Scenario(
+            "disorder",
+            "a tenth twice, a tenth late, a tenth by wrong clocks: the same scores as in order",
+            events=60_000,
+            strikes=1,
+            attack=load_alone,
+            load=disorder.disordered,
+            check=disorder.as_in_order,
         ),
     )
 }

@@ -12,13 +12,15 @@ from typing import Any
 import psutil
 
 from connectors.settings import Settings
-from healthalliance.demo import fresh_stack
+from healthalliance import local_stack
+from healthalliance.demo import fresh_stack, wait_until_ready
+from healthalliance.local_stack import Part
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from schemas.errors import UnavailableError
 from tests.faults.load import Feed, Keyed, Ledger, Patients
 from tests.faults.watch import Watch, is_acknowledged
 
-_STANDSTILL_S = 180.0  # more than any fault may cost
+_STANDSTILL_S = 180.0  # longer than the longest outage that a scenario makes
 
 
 def quiet_stack(settings: Settings) -> AbstractContextManager[Settings]:
@@ -31,6 +33,7 @@ class Scenario:
     """A named fault: what it does to a running trial, at which size, and what must hold beside the oracle's verdict.
 
     attack: does the harm; `Trial.moments` says when.
+    kinds: how many strikes there are at least, whatever the scale.
     attacks_first: the attack has workers of its own; others work off what it leaves.
     events_per_s: the load's rate; None publishes everything first, so that workers find a backlog.
     most: the most that each measured figure may be.
@@ -44,6 +47,7 @@ class Scenario:
     events: int
     strikes: int
     attack: Callable[[Trial], None]
+    kinds: int = 1
     workers: int = 3
     attacks_first: bool = False
     events_per_s: float | None = None
@@ -62,6 +66,7 @@ class Trial:
     scenario: Scenario
     settings: Settings
     rng: Random
+    scale: float
     strikes: int
     events: int
     ledger: Ledger
@@ -69,6 +74,7 @@ class Trial:
     watch: Watch
     feed: Feed | None = None
     landed: int = 0
+    gave_up: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     applied_before: int = 0
@@ -90,7 +96,7 @@ class Trial:
         enough = self.applied_before + share * self.events
         self.wait_until(lambda: self.watch.applied >= enough or not self.in_flight)
 
-    def wait_until(self, is_so: Callable[[], bool], at_most_s: float | None = None) -> float:
+    def wait_until(self, is_so: Callable[[], bool], at_most_s: float | None = None, every_s: float = 0.05) -> float:
         """Wait until something is so, return the seconds it took.
 
         Raises TimeoutError after `at_most_s`, or where none is given when no event was applied for too long.
@@ -103,12 +109,28 @@ class Trial:
                 raise TimeoutError(f"{self.watch.waiting} events wait and none was applied for {_STANDSTILL_S:.0f} s")
             if at_most_s is not None and taken > at_most_s:
                 raise TimeoutError(f"not within {at_most_s:.0f} s")
-            time.sleep(0.05)
+            time.sleep(every_s)
         return time.monotonic() - started
 
     def living(self) -> list[int]:
         """List the workers that run."""
         return [pid for pid in self.workers.pids() if not has_ended(pid)]
+
+    def recovery_s(self) -> float:
+        """Wait until another event is applied, or none waits any more; return the seconds it took."""
+        applied = self.watch.applied
+        return self.wait_until(lambda: self.watch.applied > applied or not self.in_flight)
+
+    def pid_of(self, part: Part) -> int:
+        """Return the process id of a part of the local stack."""
+        return next(one.pid for one in local_stack.status(self._own()) if one.part is part and one.pid)
+
+    def start_parts(self) -> None:
+        """Start the parts of the local stack that do not run."""
+        local_stack.up(self._own(), lambda _: None)
+
+    def _own(self) -> Settings:
+        return local_stack.apart(self.settings, self.settings.data_dir)
 
     def measure(self, name: str, value: float) -> None:
         """Note a figure; the largest of a name counts."""
@@ -119,6 +141,12 @@ class Trial:
         for thread in (self.watch, self.feed):
             if thread is not None and thread.failure is not None:
                 raise thread.failure
+
+
+def load_alone(trial: Trial) -> None:
+    """Do no harm: the load is the attack."""
+    for _ in trial.moments():
+        pass
 
 
 def has_ended(pid: int) -> bool:
@@ -143,14 +171,20 @@ def carry_out(
         trial.watch.look()
         if not scenario.attacks_first:
             trial.workers.__enter__()
-        trial.watch.start()
         if scenario.events_per_s is not None:
+            wait_until_ready(trial.workers)
             trial.feed.start()
-        scenario.attack(trial)
-        if scenario.attacks_first:
-            trial.workers.__enter__()
-        trial.wait_until(lambda: not trial.in_flight)
-        trial.wait_until(lambda: _is_acknowledged(settings), 60)
+        trial.watch.start()
+        try:
+            scenario.attack(trial)
+            if scenario.attacks_first:
+                trial.workers.__enter__()
+            trial.require_alive()
+            # What was acknowledged though it was not applied waits for ever: the oracle finds it lost.
+            trial.wait_until(lambda: not trial.in_flight or _is_acknowledged(settings), every_s=1.0)
+            trial.wait_until(lambda: _is_acknowledged(settings), 60, every_s=0.5)
+        except TimeoutError as error:
+            trial.gave_up = str(error)
     return trial
 
 
@@ -163,7 +197,8 @@ def _trial(scenario: Scenario, settings: Settings, ledger: Ledger, seed: int, sc
         scenario,
         settings,
         Random(f"{seed}/{scenario.name}"),
-        max(1, round(scenario.strikes * scale)),
+        scale,
+        max(scenario.kinds, round(scenario.strikes * scale)),
         int(scenario.events * scale) // 3 * 3,
         ledger,
         workers,

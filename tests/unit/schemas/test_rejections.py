@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -84,6 +85,18 @@ def test_nesting_counts_every_level_up_to_the_cap(depth: int) -> None:
     assert findings(parse(nested, limits=Limits(max_depth=depth - 1))) == [(Reason.TOO_DEEP, "")]
 
 
+def test_an_object_of_a_hundred_thousand_unknown_members_is_refused_at_once() -> None:
+    wide = to_bytes({**encounter(), **{f"x{n}": 0 for n in range(100_000)}})
+    started = time.monotonic()
+    assert findings(parse(wide)) == [(Reason.TOO_WIDE, "")]
+    assert time.monotonic() - started < 1  # judging its structure would take ten seconds
+
+
+def test_many_members_in_many_objects_are_accepted() -> None:
+    extensions = [{"url": "urn:x", "valueString": "y"} for _ in range(2000)]
+    assert findings(parse(encounter(extension=extensions))) == []
+
+
 def test_half_a_million_open_brackets_are_too_deep_at_once() -> None:
     assert findings(parse(b"[" * 500_000)) == [(Reason.TOO_DEEP, "")]
     assert findings(parse(b'{"a":' * 500_000)) == [(Reason.TOO_DEEP, "")]
@@ -93,6 +106,11 @@ LONG = "x" * 65
 REFUSED: dict[str, tuple[Any, Reason, str]] = {
     "another resource type": ({"resourceType": "Observation"}, Reason.UNSUPPORTED_TYPE, ""),
     "no resource type": ({}, Reason.UNSUPPORTED_TYPE, ""),
+    "an object of far too many members": (
+        {**encounter(), **{f"x{number}": number for number in range(1001)}},
+        Reason.TOO_WIDE,
+        "",
+    ),
     "a resource type that is a number": ({"resourceType": 1}, Reason.UNSUPPORTED_TYPE, ""),
     "a search result": (bundle(encounter(), type_="searchset"), Reason.UNSUPPORTED_BUNDLE, "Bundle.type"),
     "an element nobody knows": (encounter(colour="red"), Reason.STRUCTURE, "Encounter.colour"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.rejection import Reason
+from schemas.rejection import MOST_ISSUES, Reason
 from streams.decision import Cause, Event, Known, Outcome, decide, encounters_of, patients_of
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, medication_request, patient
 from tests.unit.streams.batches import Stored, event, events, sender, taken
@@ -44,6 +44,12 @@ def test_a_repeat_is_unchanged_and_emits_nothing(value: Any) -> None:
     assert [outcome for _, outcome in again.outcomes] == [Outcome.UNCHANGED]
     assert (again.to_score, again.features, again.rejected, again.erased) == ([], [], [], [])
     assert stored.histories == before
+
+
+def test_no_more_issues_are_kept_than_anybody_reads() -> None:
+    broken = bundle(*(encounter(f"e{number}", status="gone") for number in range(2 * MOST_ISSUES)))
+    [rejected] = taken(events(broken)).decisions[0].rejected
+    assert len(rejected.issues) == MOST_ISSUES
 
 
 def test_a_late_condition_scores_an_older_encounter_anew() -> None:
