@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,8 @@ from streams.decision import Event, Known, Sender, decide
 
 _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _UNTIL = _EPOCH + timedelta(days=3650)
-_EVENTS_A_PATIENT = 10
+_EVENTS_A_PATIENT = 10  # at first; where a load goes on for longer, theirs go on too
+_FEWEST_PATIENTS = 300
 _TRAINING_PATIENTS, _TRAINING = 300, timedelta(days=1000)
 _FLUSH_EVERY = 2000
 
@@ -68,12 +70,14 @@ class Patients:
     """Simulated patients of all institutions, whose events go on from one load to the next."""
 
     def __init__(self, seed: int, events: int) -> None:
-        patients = max(10, events // len(institutions()) // _EVENTS_A_PATIENT)
+        patients = max(_FEWEST_PATIENTS, events // len(institutions()) // _EVENTS_A_PATIENT)
         self._streams = {id_: _live(id_, seed, patients) for id_ in institutions()}
 
-    def next(self, number: int) -> Iterator[Keyed]:
-        """Yield the next `number` events, from each institution in turn."""
-        for _ in range(number // len(self._streams)):
+    def next(self, number: int, are_enough: Callable[[], bool]) -> Iterator[Keyed]:
+        """Yield the next `number` events, from each institution in turn, and more until they are enough."""
+        for turn in itertools.count():
+            if turn >= number // len(self._streams) and are_enough():
+                return
             for id_, stream in self._streams.items():
                 yield id_, next(stream)
 
@@ -84,9 +88,9 @@ def _live(id_: str, seed: int, patients: int) -> Iterator[SourceEvent]:
     return (event for event in events if event.value is not None)
 
 
-def train_champion(settings: Settings, seed: int) -> None:
-    """Train a model on a simulated history that is folded here, without Kafka, and make it the champion."""
-    train(settings, seed, read=lambda _, on_progress: Snapshot(_training_set(seed), ()))
+def train_champion(settings: Settings, seed: int) -> str:
+    """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version."""
+    return train(settings, seed, read=lambda _, on_progress: Snapshot(_training_set(seed), ())).version
 
 
 def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:

@@ -36,27 +36,30 @@ def nothing_acked_early(trial: Trial) -> dict[str, int]:
     return {"partitions acknowledged before they were committed": ahead} if ahead else {}
 
 
-def stop_database(trial: Trial, how: signal.Signals) -> None:
-    """End the server with a signal and wait until it is gone."""
+def restart_database(trial: Trial, how: signal.Signals, away_s: float = 0.0) -> None:
+    """End the server with a signal and start it again."""
     pid = trial.pid_of(Part.POSTGRES)
     os.kill(pid, how)
     trial.wait_until(lambda: has_ended(pid), 30)
+    time.sleep(away_s)
+    trial.start_parts()
+
+
+def end_connections(trial: Trial) -> None:
+    """End every connection that the workers hold."""
+    fetch(trial.settings, _END_CONNECTIONS, [])
 
 
 def _restart(trial: Trial) -> None:
-    stop_database(trial, signal.SIGINT)
-    trial.start_parts()
+    restart_database(trial, signal.SIGINT)
 
 
 def _kill(trial: Trial) -> None:
-    stop_database(trial, signal.SIGKILL)
-    trial.start_parts()
+    restart_database(trial, signal.SIGKILL)
 
 
 def _be_away(trial: Trial) -> None:
-    stop_database(trial, signal.SIGINT)
-    time.sleep(_AWAY_S * trial.scale)
-    trial.start_parts()
+    restart_database(trial, signal.SIGINT, _AWAY_S * trial.scale)
 
 
 def _exhaust(trial: Trial) -> None:
@@ -66,11 +69,7 @@ def _exhaust(trial: Trial) -> None:
         held = [await asyncpg.connect(trial.settings.database_url)]
         try:
             for _ in range(_MANY):
-                await held[0].execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE backend_type = 'client backend' AND pid <> ALL($1::int[])",
-                    [one.get_server_pid() for one in held],
-                )
+                await held[0].execute(_END_CONNECTIONS, [one.get_server_pid() for one in held])
                 try:
                     held.append(await asyncpg.connect(trial.settings.database_url))
                 except asyncpg.TooManyConnectionsError:
@@ -119,6 +118,10 @@ def _acked_uncommitted(trial: Trial) -> int:
     return sum(offset > reached.get(place, 0) for place, offset in acked.items())
 
 
+_END_CONNECTIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> ALL($1::int[])
+"""
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 _ROWS_BACKWARDS = """
 SELECT topic_id, source_partition FROM stream_progress ORDER BY topic_id DESC, source_partition DESC

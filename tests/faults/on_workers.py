@@ -43,14 +43,19 @@ def freeze(trial: Trial) -> None:
 
 def come_and_go(trial: Trial) -> None:
     """Let a worker join, then leave, every ten seconds, so that partitions are handed out again all the time."""
-    settings = trial.settings.model_copy(update={"metrics_port": trial.settings.metrics_port + 50})
-    options = WorkerOptions(1, log_file=trial.settings.data_dir / "logs" / "passing-worker.log")
     for _ in range(trial.strikes):
         trial.landed += trial.in_flight
-        with WorkerProcesses(settings, options):
-            time.sleep(_STORM_EVERY_S)
+        pass_by(trial)
         time.sleep(_STORM_EVERY_S)
-        trial.require_alive()
+
+
+def pass_by(trial: Trial) -> None:
+    """Let a worker join for ten seconds."""
+    settings = trial.settings.model_copy(update={"metrics_port": trial.settings.metrics_port + 50})
+    options = WorkerOptions(1, log_file=trial.settings.data_dir / "logs" / "passing-worker.log")
+    with WorkerProcesses(settings, options):
+        time.sleep(_STORM_EVERY_S)
+    trial.require_alive()
 
 
 def _any(trial: Trial) -> int:

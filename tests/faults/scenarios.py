@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import disorder, dying, on_database, on_workers, poison
+from tests.faults import disorder, dying, on_database, on_registries, on_workers, poison, soak
 from tests.faults.trial import Scenario, load_alone
 
 SCENARIOS = {
@@ -83,6 +83,28 @@ SCENARIOS = {
             attack=load_alone,
             load=disorder.disordered,
             check=disorder.as_in_order,
+        ),
+        Scenario(
+            "registry",
+            "schema registry and MLflow away, ten champions under load: every score names the model that made it",
+            events=90_000,
+            strikes=10,
+            kinds=2,
+            attack=on_registries.swap_champions,
+            events_per_s=100.0,
+            settings={"model_poll_s": 2.0},
+            check=on_registries.every_champion_scored,
+            stack=on_registries.stack_with_model_server,
+        ),
+        Scenario(
+            "soak",
+            "faults of all kinds every 30 s for half an hour: no violation, memory growth below 5 %",
+            events=180_000,
+            strikes=60,
+            kinds=3,
+            attack=soak.strike_everything,
+            events_per_s=100.0,
+            most={"memory_growth": 0.05},
         ),
     )
 }

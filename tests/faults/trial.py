@@ -35,7 +35,8 @@ class Scenario:
     attack: does the harm; `Trial.moments` says when.
     kinds: how many strikes there are at least, whatever the scale.
     attacks_first: the attack has workers of its own; others work off what it leaves.
-    events_per_s: the load's rate; None publishes everything first, so that workers find a backlog.
+    events_per_s: the load's rate, kept up until the attack is over; None publishes everything first, so that workers
+        find a backlog.
     most: the most that each measured figure may be.
     load: turns the patients' events into what is published.
     check: further violations, by name.
@@ -74,6 +75,7 @@ class Trial:
     watch: Watch
     feed: Feed | None = None
     landed: int = 0
+    is_attacked: bool = False
     gave_up: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -163,20 +165,23 @@ def carry_out(
     """Put the load and the faults on a running stack; return once everything is applied and acknowledged."""
     settings = settings.model_copy(update=scenario.settings)
     with _trial(scenario, settings, ledger, seed, scale) as trial:
-        events = scenario.load(patients.next(trial.events), trial)
+        all_at_once = scenario.events_per_s is None
+        events = patients.next(trial.events, lambda: all_at_once or trial.is_attacked)
+        events = scenario.load(events, trial)
         trial.feed = Feed(settings, events, ledger, scenario.events_per_s)
-        if scenario.events_per_s is None:
+        if all_at_once:
             trial.feed.run()
             trial.require_alive()
         trial.watch.look()
         if not scenario.attacks_first:
             trial.workers.__enter__()
-        if scenario.events_per_s is not None:
+        if not all_at_once:
             wait_until_ready(trial.workers)
             trial.feed.start()
         trial.watch.start()
         try:
             scenario.attack(trial)
+            trial.is_attacked = True
             if scenario.attacks_first:
                 trial.workers.__enter__()
             trial.require_alive()
@@ -184,13 +189,14 @@ def carry_out(
             trial.wait_until(lambda: not trial.in_flight or _is_acknowledged(settings), every_s=1.0)
             trial.wait_until(lambda: _is_acknowledged(settings), 60, every_s=0.5)
         except TimeoutError as error:
+            trial.is_attacked = True
             trial.gave_up = str(error)
     return trial
 
 
 @contextmanager
 def _trial(scenario: Scenario, settings: Settings, ledger: Ledger, seed: int, scale: float) -> Iterator[Trial]:
-    log = settings.data_dir / "logs" / f"{scenario.name}.log"
+    log = settings.data_dir / "logs" / f"workers.{scenario.name}.log"
     options = WorkerOptions(scenario.workers, log_file=log, command=scenario.command)
     workers = WorkerProcesses(settings, options)
     trial = Trial(

@@ -1,0 +1,95 @@
+"""Faults of all kinds, one after the other, for as long as wanted; one worker is left alone and must not grow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+
+from healthalliance.local_stack import Part
+from tests.faults.on_database import end_connections, restart_database
+from tests.faults.on_workers import pass_by
+from tests.faults.trial import Trial, has_ended
+
+_FROZEN_S = 13.0
+_WARM_SHARE = 0.25  # of the strikes; until then caches fill
+
+
+def strike_everything(trial: Trial) -> None:
+    """Do every harm in random order, again and again."""
+    harms: list[Callable[[Trial], None]] = []
+    warm_from = int(trial.strikes * _WARM_SHARE)
+    before: tuple[int, int] | None = None
+    trial.figures["memory_growth"] = 0.0
+    for number in trial.moments():
+        if not harms:
+            harms = list(_HARMS)
+            trial.rng.shuffle(harms)
+        harms.pop()(trial)
+        trial.measure("recovery_s", trial.recovery_s())
+        witness = trial.workers.pids()[0]
+        if number >= warm_from and not has_ended(witness):
+            memory = psutil.Process(witness).memory_info().rss
+            if before is None or before[0] != witness:
+                before = witness, memory
+            trial.figures["memory_growth"] = memory / before[1] - 1
+
+
+def _other_worker(trial: Trial) -> int:
+    others = trial.workers.pids()[1:]
+    trial.wait_until(lambda: not all(has_ended(pid) for pid in others), 60)
+    return trial.rng.choice([pid for pid in others if not has_ended(pid)])
+
+
+def _kill_worker(trial: Trial) -> None:
+    os.kill(_other_worker(trial), signal.SIGKILL)
+
+
+def _stop_worker(trial: Trial) -> None:
+    os.kill(_other_worker(trial), signal.SIGTERM)
+
+
+def _freeze_worker(trial: Trial) -> None:
+    pid = _other_worker(trial)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(_FROZEN_S)
+    os.kill(pid, signal.SIGCONT)
+
+
+def _kill_database(trial: Trial) -> None:
+    restart_database(trial, signal.SIGKILL)
+
+
+def _restart_database(trial: Trial) -> None:
+    restart_database(trial, signal.SIGINT)
+
+
+def _kill_broker(trial: Trial) -> None:
+    _kill_part(trial, Part.KAFKA)
+
+
+def _kill_registry(trial: Trial) -> None:
+    _kill_part(trial, Part.REGISTRY)
+
+
+def _kill_part(trial: Trial, part: Part) -> None:
+    pid = trial.pid_of(part)
+    os.kill(pid, signal.SIGKILL)
+    trial.wait_until(lambda: has_ended(pid), 30)
+    trial.start_parts()
+
+
+_HARMS: tuple[Callable[[Trial], None], ...] = (
+    _kill_worker,
+    _stop_worker,
+    _freeze_worker,
+    pass_by,
+    _kill_database,
+    _restart_database,
+    end_connections,
+    _kill_broker,
+    _kill_registry,
+)
