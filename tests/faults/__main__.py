@@ -16,6 +16,7 @@ from rich.console import Console
 
 from connectors.settings import load_settings
 from healthalliance import local_stack
+from healthalliance.local_stack.ports import free_port
 from tests.faults.load import Ledger, Patients, train_champion
 from tests.faults.mutants import MUTANTS, command
 from tests.faults.oracle import judge
@@ -32,7 +33,7 @@ def run(scenario: Scenario, seed: int, scale: float) -> Report:
     """Run one scenario on a fresh stack and judge it."""
     started = time.monotonic()
     settings = local_stack.apart(load_settings(), Path(".local/faults") / scenario.name).model_copy(
-        update={"topic_partitions": _PARTITIONS, "rejected_share_limit": 1.0}
+        update={"topic_partitions": _PARTITIONS, "rejected_share_limit": 1.0, "metrics_port": free_port(())}
     )
     out.print(f"{scenario.name}, seed {seed}: {scenario.promise}")
     ledger = Ledger()

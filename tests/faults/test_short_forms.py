@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from connectors.settings import Settings
+from healthalliance.local_stack.ports import free_port
 from tests.faults.load import Ledger, Patients, train_champion
 from tests.faults.mutants import command
 from tests.faults.oracle import judge
@@ -52,7 +53,7 @@ class Ground:
 
 
 def ground(scenario: Scenario, settings: Settings) -> Iterator[Ground]:
-    settings = settings.model_copy(update={"topic_partitions": _PARTITIONS})
+    settings = settings.model_copy(update={"topic_partitions": _PARTITIONS, "metrics_port": free_port(())})
     with scenario.stack(settings) as running:
         train_champion(running, _SEED)
         yield Ground(running, Patients(_SEED, _PATIENTS_FOR))
