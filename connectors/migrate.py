@@ -21,9 +21,12 @@ _LOCK = 7_205_759_403_792_794  # any number, the same in every process
 _T = TypeVar("_T")
 
 
-def migrate(database_url: str) -> None:
-    """Apply what is missing, one process at a time; raise UnavailableError where the database does not answer."""
-    asyncio.run(_with_connection(database_url, _upgrade))
+def migrate(database_url: str, schema: str | None = None) -> None:
+    """Apply what is missing, one process at a time; raise UnavailableError where the database does not answer.
+
+    With a `schema`, the tables are made there, and those elsewhere are left alone.
+    """
+    asyncio.run(_with_connection(database_url, _upgrade, schema))
 
 
 def is_migrated(database_url: str) -> bool:
@@ -49,8 +52,11 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-async def _with_connection(database_url: str, act: Callable[[Connection], _T]) -> _T:
-    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1))
+async def _with_connection(database_url: str, act: Callable[[Connection], _T], schema: str | None = None) -> _T:
+    engine = create_async_engine(
+        database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        connect_args={"server_settings": {"search_path": f'"{schema}"'}} if schema else {},
+    )
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(act)

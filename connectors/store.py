@@ -340,10 +340,15 @@ class Store:
         await self._pool.close()
 
 
-async def connect(database_url: str) -> Store:
-    """Connect; raise UnavailableError where the database does not answer."""
+async def connect(database_url: str, schema: str | None = None) -> Store:
+    """Connect, to the tables of another `schema` if one is named; raise UnavailableError where there is no answer."""
+    where = {"search_path": f'"{schema}"'} if schema else {}
     try:
-        return Store(await asyncpg.create_pool(database_url, min_size=1, max_size=4, timeout=10, command_timeout=30))
+        return Store(
+            await asyncpg.create_pool(
+                database_url, min_size=1, max_size=4, timeout=10, command_timeout=30, server_settings=where
+            )
+        )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
 

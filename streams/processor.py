@@ -64,7 +64,10 @@ class Results:
 
 
 class Processor:
-    """Holds what the steps need; `model` may be replaced between two batches, None folds and featurizes only."""
+    """Holds what the steps need; `model` may be replaced between two batches, None folds and featurizes only.
+
+    Without a publisher it can only read and apply.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Processor:
         limits: Limits,
         validate: StructureValidator,
         store: Store,
-        publisher: Publisher,
+        publisher: Publisher | None,
         schema_ids: Mapping[str, int],
         retry_timeout_s: float,
         rejected_share_limit: float = 1.0,
@@ -258,6 +261,9 @@ class Processor:
 
     async def publish(self, results: Results) -> None:
         """Publish a committed batch's results and wait for every confirmation; retry as `apply` does."""
+        publisher = self._publisher
+        if publisher is None:
+            raise RuntimeError("this processor has no publisher")
         with _timed("publish"):
             messages = self._messages(results)
             if not messages:
@@ -267,7 +273,7 @@ class Processor:
             ):
                 with attempt:
                     self._note_trouble("kafka", attempt.num > 1)
-                    await asyncio.to_thread(self._publisher.publish, messages)
+                    await asyncio.to_thread(publisher.publish, messages)
             self._note_trouble("kafka", False)
 
     def _messages(self, results: Results) -> list[OutMessage]:
