@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ Partition = tuple[str, int]  # topic, number
 Range = tuple[int, int]  # first offset, the one after the last
 
 
-class LogRecord(msgspec.Struct, frozen=True, gc=False):
+class LogRecord(msgspec.Struct, gc=False):
     """A record as it lies on its topic; `timestamp` in epoch milliseconds."""
 
     topic: str
@@ -40,7 +40,7 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: Sequence[tuple[str, bytes]]
 
 
 class PartitionReader(Protocol):
@@ -176,7 +176,9 @@ def _record_or_end(message: Message) -> bool:
     return False
 
 
-def read_by_arrival(bootstrap_servers: str, ranges: Mapping[Partition, Range], *, most: int) -> Iterator[LogRecord]:
+def read_by_arrival(
+    bootstrap_servers: str, ranges: Mapping[Partition, Range], *, most: int
+) -> Generator[LogRecord, None, None]:
     """Yield the ranges' records in the order of their timestamps, each partition's in offset order.
 
     Each partition waits with at most `most` records in memory. Raises as `read_ranges`.

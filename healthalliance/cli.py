@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
@@ -204,6 +204,39 @@ def train(
         _print_json(asdict(result))
     else:
         out.print(training_table(result))
+
+
+@app.command()
+def replay(
+    institution: Annotated[str, typer.Option("--institution", "-i", help="Whose log to replay.")],
+    start: Annotated[datetime, typer.Option("--from", help="Compare events received from then on, UTC.")],
+    into: Annotated[str, typer.Option("--into", help="The PostgreSQL schema to make and fill.")],
+    until: Annotated[datetime | None, typer.Option("--to", help="Compare events received before, UTC.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the schema of an earlier replay.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Work off the log anew beside what is live, with the rules and champion of now, and show what would change."""
+    from datetime import UTC
+
+    from connectors.side_schema import Window
+    from healthalliance.replay import Replay
+    from healthalliance.replay import replay as run_replay
+    from healthalliance.replay_report import replay_document, show_replay
+
+    window = Window(start.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else None)
+    settings = _connected("kafka", "postgres", "mlflow")
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("", total=None)
+        replayed = run_replay(
+            settings,
+            Replay(institution, into, window, replace),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        _print_json(replay_document(replayed))
+    else:
+        show_replay(replayed, out)
 
 
 @app.command()

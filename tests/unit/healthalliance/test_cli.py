@@ -20,7 +20,8 @@ from schemas.institutions import institutions
 from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
-    "validate", "score", "publish", "simulate", "worker", "train", "demo", "up", "down", "status", "doctor", "intake",
+    "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
+    "intake",
 }  # fmt: skip
 
 Main = Callable[..., tuple[int, str, str]]

@@ -1,0 +1,286 @@
+"""A replay of what is live differs nowhere and publishes nothing; after a change it says exactly what changes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from connectors.kafka import OutMessage, Publisher, topic_ids
+from connectors.settings import Settings
+from connectors.side_schema import Window
+from healthalliance.progress import fetch, wait_until_applied
+from healthalliance.publishing import publish_events
+from healthalliance.replay import Replay, Replayed, replay
+from model_training.job import train
+from schemas.errors import ConfigurationError
+from schemas.topics import TopicFamily, topic_name
+from tests.integration.command_line import of_local_stack, run
+from tests.integration.reading import ends_of, keys_of
+from tests.integration.running import Trained, ready_worker
+from tests.integration.simulated import events_of
+from tests.unit.schemas.fhir_events import condition, encounter, patient, to_bytes
+
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
+
+_INSTITUTION = "embl"
+_EVER = Window(datetime(2020, 1, 1, tzinfo=UTC), None)
+_TABLES = ("risk_scores", "rejected_events", "patient_history", "patient_encounters", "stream_progress")
+_LARGE = 3_000  # bytes
+_CHALLENGER = "challenger"
+
+
+class Scored:
+    """A stack on which a worker scored events of every kind, and since when they came."""
+
+    def __init__(self, settings: Settings, since: datetime) -> None:
+        self.settings, self.window = settings, Window(since, None)
+
+    def replay(self, into: str, window: Window | None = None, **changed: Any) -> Replayed:
+        return replay(self.settings.model_copy(update=changed), Replay(_INSTITUTION, into, window or self.window))
+
+
+@pytest.fixture(scope="module")
+def scored(trained: Trained) -> Scored:
+    """Score what came after the history: simulated with faults, corrected, taken back, deleted, erased, rejected."""
+    settings = trained.settings
+    with ready_worker(settings):
+        wait_until_applied(settings, 60)
+        [now] = fetch(settings, "SELECT clock_timestamp() AS at")
+        publish_events(settings, _INSTITUTION, events_of("replay", _INSTITUTION, 60, datetime(2024, 1, 1, tzinfo=UTC)))
+        for events in one_after_the_other():
+            send(settings, *events)
+            wait_until_applied(settings, 60)
+    return Scored(settings, now["at"])
+
+
+def one_after_the_other() -> Iterator[list[OutMessage]]:
+    people = ("corrected", "cancelled", "deleted", "erased", "back")
+    yield [event(name, patient(name)) for name in people]
+    yield [event(name, encounter(f"{name}-e", patient=name)) for name in people]
+    yield [event("corrected", encounter("corrected-e", patient="corrected", version=2, class_="EMER"))]
+    yield [event("corrected", condition("corrected-c", patient="corrected"))]
+    yield [event("cancelled", encounter("cancelled-e", patient="cancelled", version=2, status="cancelled"))]
+    yield [tombstone("Encounter/deleted-e"), tombstone("Patient/erased"), tombstone("Patient/back")]
+    yield [event("back", encounter("back-new", patient="back"))]
+    yield [event("deleted", encounter("deleted-e", patient="deleted", version=2))]  # rejected: deleted before
+    yield [event("large", encounter("large-e", patient="large", text={"status": "generated", "div": _long_text()}))]
+    yield [event("broken", b"{")]
+
+
+def _long_text() -> str:
+    return f'<div xmlns="http://www.w3.org/1999/xhtml">{"x" * _LARGE}</div>'
+
+
+def event(name: str, value: Any) -> OutMessage:
+    value = value if isinstance(value, bytes) else to_bytes(value)
+    return OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), f"Patient/{name}".encode(), value)
+
+
+def tombstone(key: str) -> OutMessage:
+    return OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), key.encode(), None)
+
+
+def send(settings: Settings, *messages: OutMessage) -> None:
+    Publisher(settings.kafka_bootstrap_servers).publish(messages)
+
+
+def everything_public(settings: Settings) -> dict[str, list[str]]:
+    return {
+        table: [row["text"] for row in fetch(settings, f"SELECT one::text AS text FROM {table} AS one ORDER BY 1")]
+        for table in _TABLES
+    }
+
+
+def all_ends(settings: Settings) -> dict[TopicFamily, dict[int, int]]:
+    return {family: ends_of(settings, topic_name(family, _INSTITUTION)) for family in TopicFamily}
+
+
+def rows_in(settings: Settings, schema: str, table: str) -> list[str]:
+    """Read a schema's rows of a table without the time of the run; histories are compared by what seals them."""
+    columns = [
+        row["column_name"]
+        for row in fetch(
+            settings,
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2 "
+            "AND column_name NOT IN ('scored_at', 'superseded_at', 'rejected_at', 'updated_at') ORDER BY 1",
+            schema,
+            table,
+        )
+    ]
+    assert columns
+    query = f"SELECT ROW({', '.join(columns)})::text AS text FROM {schema}.{table} ORDER BY 1"
+    return [row["text"] for row in fetch(settings, query)]
+
+
+# --- of what is live
+
+
+@pytest.fixture(scope="module")
+def same(scored: Scored) -> Replayed:
+    return scored.replay("same")
+
+
+def test_a_replay_of_what_is_live_differs_nowhere(same: Replayed) -> None:
+    found = same.comparison
+    assert not found.differs
+    assert found.encounters > 50
+    assert found.scores == found.same_scores > found.encounters
+    assert found.rejected > 2
+    assert (found.crossings, found.order_dependent, found.left_out_patients) == ((), 0, 0)
+    assert not same.begins_later
+    assert same.events > same.compared_events > 250
+
+
+def test_a_replay_of_what_is_live_leaves_the_very_rows(scored: Scored, same: Replayed) -> None:
+    settings, window = scored.settings, scored.window
+    read = "SELECT record_id, probability, status, supersedes, superseded_by FROM {} WHERE received_at >= $1 " \
+           "AND institution = $2 ORDER BY record_id"  # fmt: skip
+    live, replayed = (
+        [tuple(row) for row in fetch(settings, read.format(table), window.since, _INSTITUTION)]
+        for table in ("risk_scores", "same.risk_scores")
+    )
+    assert live
+    assert replayed == live
+
+
+def test_a_second_replay_leaves_equal_rows(scored: Scored, same: Replayed) -> None:
+    again = scored.replay("again", batch_max_events=37)
+    assert again.comparison == same.comparison
+    for table in ("risk_scores", "rejected_events", "patient_encounters", "stream_progress"):
+        assert rows_in(scored.settings, "again", table) == rows_in(scored.settings, "same", table) != []
+
+
+def test_a_replay_publishes_nothing_and_leaves_the_live_tables_alone(scored: Scored) -> None:
+    settings = scored.settings
+    ends, rows = all_ends(settings), everything_public(settings)
+    assert scored.replay("quiet").events > 0
+    assert all_ends(settings) == ends
+    assert everything_public(settings) == rows
+
+
+def test_encounters_of_the_time_before_there_was_a_model_would_be_newly_scored(scored: Scored) -> None:
+    found = scored.replay("first_model", _EVER).comparison
+    assert found.newly_scored > 100
+    assert {(one.from_band, one.to_band) for one in found.crossings} <= {(None, band) for band in _BANDS}
+    assert found.gone_scores == 0
+
+
+_BANDS = ("low", "medium", "high")
+
+
+def test_only_events_within_the_window_are_compared(scored: Scored) -> None:
+    [first] = fetch(scored.settings, "SELECT min(received_at) AS at FROM risk_scores WHERE institution = $1 AND "
+                    "received_at >= $2", _INSTITUTION, scored.window.since)  # fmt: skip
+    none = scored.replay("none", Window(scored.window.since, first["at"])).comparison
+    one = scored.replay("one", Window(first["at"], first["at"] + timedelta(milliseconds=1))).comparison
+    assert (none.encounters, none.scores, none.rejected) == (0, 0, 0)
+    assert one.scores >= 1
+    assert not one.differs
+
+
+def test_what_is_not_applied_yet_is_not_compared(scored: Scored) -> None:
+    send(scored.settings, event("later", encounter("later-e", patient="later")))
+    replayed = scored.replay("later")
+    assert not replayed.comparison.differs
+    [row] = fetch(scored.settings, "SELECT count(*) FROM later.patient_encounters WHERE encounter_pseudonym::text = $1",
+                  keys_of(scored.settings, _INSTITUTION).encounter_pseudonym("later-e"))  # fmt: skip
+    assert row["count"] == 0
+
+
+# --- after a change
+
+
+def test_a_narrower_limit_says_which_events_it_would_reject(scored: Scored) -> None:
+    [large] = [scored.replay("narrow", event_max_bytes=_LARGE).comparison]
+    encounter_of_large = keys_of(scored.settings, _INSTITUTION).encounter_pseudonym("large-e")
+    assert set(large.newly_rejected) == {"too-large"}
+    assert large.no_longer_scored >= 1
+    rows = fetch(scored.settings, "SELECT count(*) FROM narrow.risk_scores WHERE encounter_pseudonym::text = $1",
+                 encounter_of_large)  # fmt: skip
+    assert rows[0]["count"] == 0
+    assert large.no_longer_rejected == {}
+
+
+def test_a_wider_limit_says_which_events_would_pass(scored: Scored) -> None:
+    """What a rule that was narrower then rejected, and that passes now: here by putting a rejection into the tables."""
+    settings = scored.settings
+    topic = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)
+    [row] = fetch(
+        settings,
+        "INSERT INTO rejected_events SELECT topic_id, source_partition, source_offset, institution, received_at, "
+        'now(), \'too-large\', \'[{"reason": "too-large", "path": ""}]\' FROM risk_scores '
+        "WHERE topic_id = $1 AND received_at >= $2 AND status = 'final' LIMIT 1 RETURNING source_offset, topic_id",
+        topic_ids(settings.kafka_bootstrap_servers, [topic])[topic],
+        scored.window.since,
+    )
+    try:
+        found = scored.replay("wider").comparison
+    finally:
+        fetch(settings, "DELETE FROM rejected_events WHERE topic_id = $1 AND source_offset = $2 AND reason = "
+              "'too-large'", row["topic_id"], row["source_offset"])  # fmt: skip
+    assert found.no_longer_rejected == {"too-large": 1}
+    assert (found.newly_rejected, found.differing_encounters) == ({}, 0)
+
+
+def test_a_new_model_shows_which_bands_change_and_what_scored_before(scored: Scored) -> None:
+    settings = scored.settings
+    before = train_challenger(settings)
+    found = scored.replay("new_model", model_alias=_CHALLENGER).comparison
+    assert [(one.scored_by, one.replayed_by) for one in found.models] == [(before, str(int(before) + 1))]
+    assert found.with_other_numbers > 50
+    assert (found.with_other_facts, found.new_scores, found.gone_scores) == (0, 0, 0)
+    assert (found.newly_scored, found.no_longer_scored) == (0, 0)
+    assert Counter({(one.from_band, one.to_band): one.encounters for one in found.crossings}) == crossed(settings)
+    for crossing in found.crossings:
+        assert 1 <= len(crossing.examples) <= 3
+        assert all(re.fullmatch(r"[0-9a-f-]{36}", one.encounter_pseudonym) for one in crossing.examples)
+
+
+def train_challenger(settings: Settings) -> str:
+    """Train a model that nothing scores with, and return the champion's version."""
+    [row] = fetch(settings, "SELECT max(model_version::int)::text AS version FROM risk_scores")
+    train(settings.model_copy(update={"model_alias": _CHALLENGER}), 2)
+    return str(row["version"])
+
+
+def crossed(settings: Settings) -> Counter[tuple[str, str]]:
+    rows = fetch(settings, "SELECT one.band AS was, two.band AS now FROM public.latest_risk AS one "
+                           "JOIN new_model.latest_risk AS two USING (institution, encounter_pseudonym) "
+                           "JOIN new_model.live_scores AS scored ON scored.record_id = one.record_id "
+                           "WHERE one.band <> two.band")  # fmt: skip
+    return Counter((row["was"], row["now"]) for row in rows)
+
+
+# --- the schema
+
+
+@pytest.mark.parametrize(
+    "name", ["public", "pg_mine", "information_schema", "a b", 'a"; DROP', "Big", "", "healthalliance"]
+)
+def test_a_schema_that_is_none_of_a_replays_is_refused(scored: Scored, name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        scored.replay(name)
+
+
+def test_a_schema_that_somebody_else_made_is_never_replaced(scored: Scored) -> None:
+    fetch(scored.settings, "CREATE SCHEMA theirs")
+    with pytest.raises(ConfigurationError, match="by no replay"):
+        replay(scored.settings, Replay(_INSTITUTION, "theirs", scored.window, replace=True))
+
+
+def test_the_command_prints_one_document_and_replaces_only_if_told_to(scored: Scored, same: Replayed) -> None:
+    settings = of_local_stack(scored.settings)
+    arguments = ("replay", "-i", _INSTITUTION, "--from", f"{scored.window.since:%Y-%m-%d}", "--into", "same")
+    refused = run(settings, *arguments, "--json")
+    assert (refused.code, refused.stdout) == (ConfigurationError.exit_code, "")
+    assert "--replace" in refused.stderr
+    ended = run(settings, *arguments, "--replace", "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.document["events"] == same.events
+    shown = run(settings, *arguments, "--replace")
+    assert f"of {_INSTITUTION} with model version" in shown.stdout
