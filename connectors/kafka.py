@@ -20,12 +20,13 @@ _TIMEOUT_S = 15.0
 
 
 class OutMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message to be published; a value of None is a tombstone."""
+    """A message to be published; a value of None is a tombstone; without a partition its key says which."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None
 
 
 Confirmed = Callable[[int, int], None]
@@ -78,6 +79,7 @@ class Publisher:
                     value=message.value,
                     key=message.key,
                     headers=list(message.headers) if message.headers else None,
+                    partition=-1 if message.partition is None else message.partition,
                     on_delivery=delivered,
                 )
             except BufferError:

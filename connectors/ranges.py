@@ -186,13 +186,13 @@ def read_by_arrival(
     with ExitStack() as stack:
         consumers = {one: stack.enter_context(range_consumer(bootstrap_servers)) for one in sorted(ranges)}
         partitions = [
-            map(_log_record, read_ranges(consumer, {one: ranges[one]}, most=most))
-            for one, consumer in consumers.items()
+            map(log_record, read_ranges(consumer, {one: ranges[one]}, most=most)) for one, consumer in consumers.items()
         ]
         yield from heapq.merge(*partitions, key=lambda record: record.timestamp)
 
 
-def _log_record(message: Message) -> LogRecord:
+def log_record(message: Message) -> LogRecord:
+    """Take over a message."""
     _, timestamp = message.timestamp()
     headers: Any = message.headers() or ()
     return LogRecord(

@@ -17,13 +17,18 @@ from schemas.errors import FencedError, UnavailableError
 from schemas.messages import RiskScore
 from schemas.rejection import Issue
 
-# What asyncpg raises when the world is bad for a while; a retry may find it good again.
-TRANSIENT = (
-    OSError,
+# What asyncpg raises when the server is away, shuts down, starts or has no room for one more.
+AWAY = (
+    OSError,  # a TimeoutError is one
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # its state machine, when a connection ends in the midst of a statement
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+)
+# What a retry may find good again.
+TRANSIENT = (
+    *AWAY,
     asyncpg.TransactionRollbackError,
     asyncpg.UniqueViolationError,  # two workers met a new patient at once; the second finds it known
 )

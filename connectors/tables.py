@@ -103,6 +103,20 @@ rejected_events = Table(
     comment="Why events were rejected; their bytes are on rejected.<institution> only.",
 )
 
+rejection_resolutions = Table(
+    "rejection_resolutions",
+    metadata,
+    Column("topic_id", Uuid, nullable=False),
+    Column("source_partition", Integer, nullable=False),
+    Column("source_offset", BigInteger, nullable=False),
+    Column("resolution", Text, nullable=False, comment="redriven, discarded"),
+    Column("resolved_at", _TIME, nullable=False),
+    Column("redriven_offset", BigInteger, nullable=True, comment="where it was published again, in the same partition"),
+    Column("because", Text, nullable=True, comment="why it was discarded"),
+    PrimaryKeyConstraint("topic_id", "source_partition", "source_offset"),
+    comment="What became of rejected events; those that are not here are open.",
+)
+
 stream_progress = Table(
     "stream_progress",
     metadata,

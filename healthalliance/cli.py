@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
+from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from healthalliance.rejected_cli import app as rejected_app
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -33,12 +34,9 @@ app = typer.Typer(
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
+app.add_typer(rejected_app, name="rejected")
 
-out, err = Console(), Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
-InstitutionId = Annotated[str, typer.Argument(help="The institution's id.")]
 
 
 @app.command()
@@ -53,7 +51,7 @@ def validate(
     verdicts = validate_files(files, find_institution(institution), load_settings())
     if as_json:
         found = list(verdicts)
-        _print_json(found)
+        print_json(found)
         invalid = sum(not one["valid"] for one in found)
     else:
         invalid = sum(_print_verdict(one) for one in verdicts)
@@ -84,12 +82,12 @@ def score(
 
     settings = load_settings()
     if model is None or model.startswith("models:"):
-        settings = _connected("mlflow")
+        settings = connected("mlflow")
     loaded = load_champion(settings) if model is None else load(model, settings)
     scores, rejected = score_files(files, find_institution(institution), settings, loaded)
     lines = [score_line(one) for one in scores]
     if as_json:
-        _print_json(lines)
+        print_json(lines)
     else:
         for line in lines:
             print(json.dumps(line))
@@ -106,7 +104,7 @@ def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> 
     from healthalliance.publishing import publish_events
 
     find_institution(institution)
-    settings = _connected("kafka")
+    settings = connected("kafka")
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
@@ -120,7 +118,7 @@ def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> 
         "seconds": round(time.monotonic() - started, 3),
     }
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         topic = topic_name(TopicFamily.ENCOUNTERS, institution)
         out.print(f"Published {count} events to {topic} in {report['seconds']} s, all confirmed.")
@@ -148,10 +146,10 @@ def simulate(
     find_institution(institution)
     window = start.replace(tzinfo=UTC), until.replace(tzinfo=UTC)
     events = simulate_events(institution, seed, patients, *window, fault_share=faults)
-    count = publish_events(_connected("kafka"), institution, events) if to is None else write_ndjson(to, events)
+    count = publish_events(connected("kafka"), institution, events) if to is None else write_ndjson(to, events)
     place = topic_name(TopicFamily.ENCOUNTERS, institution) if to is None else str(to)
     if as_json:
-        _print_json({"institution": institution, "events": count, "seed": seed, "to": place})
+        print_json({"institution": institution, "events": count, "seed": seed, "to": place})
     else:
         out.print(f"{count} simulated events went to {place} (seed {seed}).")
 
@@ -171,7 +169,7 @@ def worker(
     from healthalliance.workers import WorkerOptions, WorkerProcesses
     from streams.worker import Worker
 
-    settings = _connected()
+    settings = connected()
     _prepare(settings)
     port = settings.metrics_port if metrics_port is None else metrics_port
     if processes == 1:
@@ -186,7 +184,7 @@ def worker(
         except KeyboardInterrupt:
             running.stop()
     if as_json:
-        _print_json({"processes": processes, "restarts": running.restarts})
+        print_json({"processes": processes, "restarts": running.restarts})
 
 
 @app.command()
@@ -199,9 +197,9 @@ def train(
     from model_training.job import train as run_training
 
     with err.status("training") as status:
-        result = run_training(_connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
+        result = run_training(connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
     else:
         out.print(training_table(result))
 
@@ -224,7 +222,7 @@ def replay(
     from healthalliance.replay_report import replay_document, show_replay
 
     window = Window(start.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else None)
-    settings = _connected("kafka", "postgres", "mlflow")
+    settings = connected("kafka", "postgres", "mlflow")
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("", total=None)
@@ -234,7 +232,7 @@ def replay(
             lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
-        _print_json(replay_document(replayed))
+        print_json(replay_document(replayed))
     else:
         show_replay(replayed, out)
 
@@ -250,7 +248,7 @@ def demo(
 
     report = run_demo(load_settings(), once=once, seed=seed, out=err if as_json else out)
     if as_json:
-        _print_json(report)
+        print_json(report)
 
 
 @app.command()
@@ -271,7 +269,7 @@ def down(as_json: Json = False) -> None:
 
     stopped = [str(part) for part in local_stack.down(load_settings())]
     if as_json:
-        _print_json({"stopped": stopped})
+        print_json({"stopped": stopped})
     else:
         out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
 
@@ -290,7 +288,7 @@ def status(as_json: Json = False) -> None:
     except HealthAllianceError:
         progress = {}
     if as_json:
-        _print_json(
+        print_json(
             {"parts": [asdict(one) for one in parts], "institutions": {k: asdict(v) for k, v in progress.items()}}
         )
         return
@@ -306,7 +304,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine(load_settings())
     if as_json:
-        _print_json([asdict(one) for one in findings])
+        print_json([asdict(one) for one in findings])
     else:
         for one in findings:
             out.print(f"{'[green]ok [/]' if one.ok else '[red]bad[/]'} {one.what}: {one.text}", highlight=False)
@@ -321,7 +319,7 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
     from connectors.store import connect
 
     find_institution(institution)
-    settings = _connected("postgres")
+    settings = connected("postgres")
 
     async def resume() -> bool:
         store = await connect(settings.database_url)
@@ -332,15 +330,9 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
 
     resumed = asyncio.run(resume())
     if as_json:
-        _print_json({"institution": institution, "resumed": resumed})
+        print_json({"institution": institution, "resumed": resumed})
     else:
         out.print(f"The intake of {institution} {'goes on' if resumed else 'was not stopped'}.")
-
-
-def _connected(*parts: str) -> Settings:
-    from healthalliance.local_stack import Part, connected
-
-    return connected(load_settings(), [Part(part) for part in parts] or list(Part))
 
 
 def _prepare(settings: Settings) -> None:
@@ -354,17 +346,13 @@ def _prepare(settings: Settings) -> None:
 
 def _print_status(parts: list[Any], as_json: bool) -> None:
     if as_json:
-        _print_json([asdict(one) for one in parts])
+        print_json([asdict(one) for one in parts])
         return
     table = Table("part", "state", "address", "pid", "MB")
     for one in parts:
         memory = f"{one.memory_bytes / 2**20:.0f}" if one.memory_bytes else ""
         table.add_row(one.part, one.state, one.address, str(one.pid or ""), memory)
     out.print(table)
-
-
-def _print_json(document: object) -> None:
-    print(json.dumps(document, default=str))
 
 
 def _interrupt(*_: object) -> None:

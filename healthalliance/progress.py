@@ -11,6 +11,7 @@ import asyncpg
 
 from connectors.kafka import encounter_topics, end_offsets, topic_ids
 from connectors.settings import Settings
+from connectors.store import AWAY
 from schemas.errors import UnavailableError
 
 OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
@@ -79,12 +80,7 @@ def fetch(settings: Settings, query: str, *arguments: object) -> list[asyncpg.Re
 
     try:
         return asyncio.run(run())
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.InvalidAuthorizationSpecificationError,
-    ) as e:
+    except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError) as e:
         raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(e).__name__}).") from e
     except (asyncpg.UndefinedTableError, asyncpg.InvalidCatalogNameError) as e:
         raise UnavailableError("The database lacks its tables; `healthalliance up` or a worker makes them.") from e

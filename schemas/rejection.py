@@ -66,6 +66,36 @@ _ISSUE_TYPE = {
 # What an event is told of at most: some hundred thousand issues fit into one event, but into no row or header.
 MOST_ISSUES = 100
 
+# What the sender, or whoever runs the workers, can do.
+HINTS = {
+    Reason.TOO_LARGE: "Send it in smaller parts, or raise EVENT_MAX_BYTES and redrive it.",
+    Reason.TOO_DEEP: "Flatten it, or raise EVENT_MAX_DEPTH and redrive it.",
+    Reason.TOO_WIDE: "Leave out what FHIR does not know.",
+    Reason.NOT_UTF8: "Encode it as UTF-8.",
+    Reason.NUL_CHARACTER: "Take U+0000 out of the text.",
+    Reason.NOT_JSON: "Send one JSON object and nothing else; look for text that was cut off.",
+    Reason.DUPLICATE_KEY: "Give each key once; where FHIR repeats an element it is a list.",
+    Reason.UNKNOWN_TOMBSTONE: "Key it Encounter/<id> to delete a stay, Patient/<id> to erase a patient.",
+    Reason.UNREADABLE: "Report it: no rule foresaw its shape. It can be redriven once one does.",
+    Reason.UNSUPPORTED_TYPE: "Send it elsewhere, or in a Bundle with what belongs here; others are left alone there.",
+    Reason.UNSUPPORTED_BUNDLE: "Send a message, transaction, batch, collection or history.",
+    Reason.UNSUPPORTED_DELETE: "Delete by id, one request for each resource.",
+    Reason.STRUCTURE: "Hold it against the FHIR R4 (4.0.1) definition of the element at the path.",
+    Reason.INVALID_ID: "Give an id of at most 64 letters, digits, dashes and dots.",
+    Reason.INVALID_CODE: "Use a code of the value set that FHIR requires at the path.",
+    Reason.INVALID_DATE: "Send a date that the calendar has, with a time zone where there is a time.",
+    Reason.MISSING_CLASS: "Give the Encounter a class, or a data-absent-reason.",
+    Reason.PERIOD_REVERSED: "Correct the period: it ends before it starts.",
+    Reason.MISSING_PERIOD_END: "Give a finished stay the end of its period.",
+    Reason.BIRTH_DATE_IN_FUTURE: "Correct the birth date.",
+    Reason.BIRTH_DATE_AFTER_ENCOUNTER: "Correct the birth date or the start of the encounter.",
+    Reason.SUBJECT_MISSING: "Say whose it is.",
+    Reason.SUBJECT_UNRESOLVABLE: "Refer to Patient/<id>, or by urn:uuid to a Patient of the same Bundle.",
+    Reason.DEPENDS_ON_REJECTED: "Mend the other entry that is reported with it.",
+    Reason.VERSION_CONFLICT: "Send the correction with a higher meta.versionId.",
+    Reason.DELETED_BEFORE: "Send it with another id: a deleted one stays deleted.",
+}
+
 _KNOWN_ROOT = re.compile(r"(Bundle\.entry\[\d+\]\.resource|[A-Z][A-Za-z]{1,40})")
 
 

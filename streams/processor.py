@@ -103,7 +103,7 @@ class Processor:
     async def read(self, records: Iterable[Record]) -> list[Event]:
         """Parse and validate records, in the given order; a thread judges their structure meanwhile."""
         with _timed("read"):
-            opened = open_events(map(_raw, records), self._limits)
+            opened = open_events(map(raw_event, records), self._limits)
             found = await asyncio.to_thread(self._validate, documents_of(opened))
             senders = [self._senders[one.raw.topic] for one in opened]
             parsed = read_events(opened, (sender.institution for sender in senders), found)
@@ -159,14 +159,10 @@ class Processor:
         with _timed("load"):
             reached = await batch.lock_progress(firsts, now)
             self._require_own(reached, events)
-            stored = await batch.load_histories(patients_of(events))
-            patient_of = await batch.load_patients_of(encounters_of(events))
-            missing = {(i, p) for (i, _), p in patient_of.items() if p is not None} - stored.keys()
-            stored |= await batch.load_histories(missing) if missing else {}
+            stored, known = await load_known(batch, events)
         fresh = [event for event in events if event.raw.offset >= reached[_partition(event)]]
         with _timed("decide"):
-            histories = self._unseal(stored)
-            decision = decide(fresh, Known(histories, patient_of), self.model.version if self.model else None)
+            decision = decide(fresh, known, self.model.version if self.model else None)
             scores = score(decision.to_score, self.model, now) if self.model and decision.to_score else []
             writes = self._writes(decision, scores, stored, now)
         with _timed("write"):
@@ -180,7 +176,7 @@ class Processor:
             [(key[0], patient_id) for _, key, patient_id in decision.erased],
         )
         if len(fresh) < len(events):
-            again = await self._again(batch, events, reached, {**histories, **decision.histories})
+            again = await self._again(batch, events, reached, {**known.histories, **decision.histories})
             results = Results(
                 decision.outcomes,
                 again.scores + results.scores,
@@ -197,10 +193,6 @@ class Processor:
             # A commit whose answer was lost has moved the row to this very batch's end.
             if expected is not None and next_offset not in (expected, ends[partition]):
                 raise FencedError(f"{partition.topic}/{partition.number} was moved by another worker.")
-
-    def _unseal(self, stored: Mapping[PatientKey, StoredHistory]) -> dict[PatientKey, PatientHistory]:
-        keys = {sender.institution.id: sender.keys for sender in self._senders.values()}
-        return {key: decode_history(keys[key[0]].unseal(held.sealed, key[1])) for key, held in stored.items()}
 
     def _writes(
         self,
@@ -285,7 +277,19 @@ class Processor:
         ]
 
 
-def _raw(record: Record) -> RawEvent:
+async def load_known(batch: Batch, events: Sequence[Event]) -> tuple[dict[PatientKey, StoredHistory], Known]:
+    """Lock and read what the store holds of the events' patients and encounters, sealed and unsealed."""
+    stored = await batch.load_histories(patients_of(events))
+    patient_of = await batch.load_patients_of(encounters_of(events))
+    missing = {(i, p) for (i, _), p in patient_of.items() if p is not None} - stored.keys()
+    stored |= await batch.load_histories(missing) if missing else {}
+    keys = {event.sender.institution.id: event.sender.keys for event in events}
+    histories = {key: decode_history(keys[key[0]].unseal(held.sealed, key[1])) for key, held in stored.items()}
+    return stored, Known(histories, patient_of)
+
+
+def raw_event(record: Record) -> RawEvent:
+    """Take over a Kafka record."""
     return RawEvent(
         record.topic,
         record.partition,

@@ -195,5 +195,5 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
 
 def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka", "kafka", "mlflow", "alembic", "httpx2", "httpcore2"):
+    for chatty in ("faust", "mode", "aiokafka", "asyncpg", "kafka", "mlflow", "alembic", "httpx2", "httpcore2"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -19,6 +19,8 @@ from schemas.rejection import Issue, Reason
 
 # <Type>/<id>, alone or at an address; without the id where a search or a version is meant.
 _DELETED = re.compile(rf"(?:^|/)(?P<type>{'|'.join(READERS)})(?:/(?P<id>[^/?]+)$|[/?]|$)")
+# Names the offset that a redriven event had when it was first published.
+REDRIVEN_OFFSET = "healthalliance.redriven.offset"
 _BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
 
 
@@ -101,6 +103,17 @@ def _guarded(step: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T 
         return ParsedEvent(issues=(Issue(Reason.UNREADABLE, "", f"Could not be read ({type(error).__name__})."),))
 
 
+def first_offset(raw: RawEvent) -> int:
+    """Return the offset an event was first published with, which is the version of what gives none.
+
+    A redriven event comes long after others that correct it, and must not beat them.
+    """
+    for name, value in raw.headers:
+        if name == REDRIVEN_OFFSET and value.isdigit() and len(value) <= 18:
+            return min(int(value), raw.offset)
+    return raw.offset
+
+
 def _open(raw: RawEvent, limits: Limits) -> dict[str, Any] | ParsedEvent:
     """Read an event's bytes as a JSON document of an accepted type, or say what the event comes to without one."""
     if raw.value is None:
@@ -120,7 +133,7 @@ def _read(raw: RawEvent, institution: Institution, document: dict[str, Any], iss
         return _read_bundle(raw, document, institution, issues)
     if issues:
         return ParsedEvent(issues=tuple(issues))
-    setting = Setting(institution, raw.received_at, raw.offset)
+    setting = Setting(institution, raw.received_at, first_offset(raw))
     return _settle([(read_resource(document, kind, setting, document.get("id")), None)])
 
 
@@ -150,7 +163,7 @@ def _read_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution
         return ParsedEvent(issues=(Issue(Reason.UNSUPPORTED_BUNDLE, "Bundle.type", text),))
     # What is no object was found out by its structure; here it only keeps its place.
     entries: list[dict[str, Any]] = [one if isinstance(one, dict) else {} for one in bundle.get("entry", [])]
-    setting = Setting(institution, raw.received_at, raw.offset, full_urls(entries), _medications(entries))
+    setting = Setting(institution, raw.received_at, first_offset(raw), full_urls(entries), _medications(entries))
     by_entry: dict[int, list[Issue]] = {}
     for issue in found:
         by_entry.setdefault(entry_of(issue.path) or 0, []).append(issue)

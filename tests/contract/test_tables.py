@@ -14,7 +14,7 @@ from sqlalchemy import Column, Index, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from connectors.migrations.versions import m0001_first_tables
+from connectors.migrations.versions import m0001_first_tables, m0002_rejection_resolutions
 from connectors.store import SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
 from healthalliance.progress import OUTCOMES
@@ -35,6 +35,7 @@ def migrated() -> str:
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": out})
     with Operations.context(context):
         m0001_first_tables.upgrade()
+        m0002_rejection_resolutions.upgrade()
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ from tests.faults.trial import Trial, has_ended
 
 _FROZEN_S = 13.0
 _WARM_SHARE = 0.25  # of the strikes; until then caches fill
+_WARM_S = 180.0
 
 
 def strike_everything(trial: Trial) -> None:
@@ -31,11 +32,17 @@ def strike_everything(trial: Trial) -> None:
         harms.pop()(trial)
         trial.measure("recovery_s", trial.recovery_s())
         witness = trial.workers.pids()[0]
-        if number >= warm_from and not has_ended(witness):
-            memory = psutil.Process(witness).memory_info().rss
+        if number >= warm_from and (memory := _memory(witness)):
             if before is None or before[0] != witness:
                 before = witness, memory
             trial.figures["memory_growth"] = memory / before[1] - 1
+
+
+def _memory(pid: int) -> int | None:
+    """Measure a process that has run for a while; None for a young one."""
+    if has_ended(pid) or time.time() - psutil.Process(pid).create_time() < _WARM_S:
+        return None
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 def _other_worker(trial: Trial) -> int:
