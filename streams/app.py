@@ -12,8 +12,8 @@ from faust.types import TP, EventT, StreamT
 
 from connectors.settings import Settings
 from streams.decision import Event
-from streams.processor import Processor, Results
-from streams.transport import RunConsumer, RunTransport, batches_of, records_of
+from streams.processor import Positions, Processor, Results
+from streams.transport import RunConsumer, RunTransport, batches_of, positions_of, records_of
 
 _T = TypeVar("_T")
 
@@ -72,14 +72,14 @@ def create_app(
                 await ahead.acquire()
                 records = [record for run in runs for record in records_of(run.message)]
                 events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
-                applied = asyncio.create_task(failing(apply(events, applied)))
+                applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied)))
                 published = asyncio.create_task(failing(publish(applied, published, runs)))
                 published.add_done_callback(lambda _: ahead.release())
 
-    async def apply(events: Awaitable[list[Event]], before: Awaitable[Results]) -> Results:
+    async def apply(events: Awaitable[list[Event]], positions: Positions, before: Awaitable[Results]) -> Results:
         read = await events
         await before
-        return await processor.apply(read)  # decide, score, commit
+        return await processor.apply(read, positions)  # decide, score, commit
 
     async def publish(applied: Awaitable[Results], before: Awaitable[None], runs: Sequence[EventT[Any]]) -> None:
         results = await applied

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
+from types import MappingProxyType
 from typing import Protocol
 
 import stamina
@@ -38,6 +39,10 @@ from streams.decision import (
 from streams.outgoing import erasure_message, features_out, rejected_message, risk_message
 from streams.republishing import current_features, stored_rejections, stored_scores
 from streams.scoring import score
+
+Positions = Mapping[tuple[str, int], int]  # by topic and partition
+
+_NOWHERE: Positions = MappingProxyType({})
 
 
 class Record(Protocol):
@@ -114,11 +119,12 @@ class Processor:
 
     # --- apply
 
-    async def apply(self, events: Sequence[Event]) -> Results:
+    async def apply(self, events: Sequence[Event], positions: Positions = _NOWHERE) -> Results:
         """Decide a batch and commit it, once; retry while PostgreSQL is away, for `retry_timeout_s` at most.
 
-        Raises FencedError if another worker has moved on with one of the partitions, and asyncpg's error once
-        the time for retries is up.
+        positions: the offsets below which everything must have been applied before.
+        Raises FencedError if it was not, or if another worker has moved on with one of the partitions, and asyncpg's
+        error once the time for retries is up.
         """
         async for attempt in stamina.retry_context(
             on=TRANSIENT, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0
@@ -126,7 +132,7 @@ class Processor:
             with attempt:
                 self._note_trouble("postgres", attempt.num > 1)
                 async with self._store.batch() as batch:
-                    results, reached = await self._apply(batch, events)
+                    results, reached = await self._apply(batch, events, positions)
         self._expected.update(reached)
         self._note_trouble("postgres", False)
         _count(events, results)
@@ -153,11 +159,14 @@ class Processor:
         if trouble:
             metrics.RETRIES.labels(part).inc()
 
-    async def _apply(self, batch: Batch, events: Sequence[Event]) -> tuple[Results, dict[Partition, int]]:
+    async def _apply(
+        self, batch: Batch, events: Sequence[Event], positions: Positions
+    ) -> tuple[Results, dict[Partition, int]]:
         now = datetime.now(UTC)
         firsts = _first_offsets(events)
         with _timed("load"):
             reached = await batch.lock_progress(firsts, now)
+            _require_whole(reached, positions)
             self._require_own(reached, events)
             stored, known = await load_known(batch, events)
         fresh = [event for event in events if event.raw.offset >= reached[_partition(event)]]
@@ -299,6 +308,17 @@ def raw_event(record: Record) -> RawEvent:
         datetime.fromtimestamp(record.timestamp / 1000, UTC),
         tuple(record.headers),
     )
+
+
+def _require_whole(reached: Mapping[Partition, int], positions: Positions) -> None:
+    for partition, next_offset in reached.items():
+        position = positions.get((partition.topic, partition.number), 0)
+        if position > next_offset:
+            # Fetched before a rebalance, or acknowledged and then lost with a database that was restored.
+            raise FencedError(
+                f"{partition.topic}/{partition.number} goes on at {position}, but is applied up to {next_offset} only. "
+                "If starting again does not help, set the consumer group back to that offset."
+            )
 
 
 def _partition(event: Event) -> Partition:

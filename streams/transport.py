@@ -24,15 +24,26 @@ class Run(ConsumerMessage):
     """A message that stands for consecutive records of one partition.
 
     `first_offset` is the one after the last record handed over before, so that offsets that hold no record
-    (compacted or transactional ones) are acknowledged with the run that follows them.
+    (compacted or transactional ones) are acknowledged with the run that follows them. `position` is the same, or 0
+    where nothing before the run exists any more: whoever applies it must have applied all below.
     """
 
     first_offset: int
+    position: int
 
 
 def records_of(message: Message) -> list[ConsumerRecord[bytes, bytes]]:
     """Return a run's records."""
     return cast("list[ConsumerRecord[bytes, bytes]]", message.value)
+
+
+def positions_of(runs: Iterable[EventT[Any]]) -> dict[tuple[str, int], int]:
+    """Return each partition's position before the runs, by topic and number."""
+    positions: dict[tuple[str, int], int] = {}
+    for event in runs:
+        run = cast(Run, event.message)
+        positions.setdefault((run.topic, run.partition), run.position)
+    return positions
 
 
 def batches_of(runs: Iterable[EventT[Any]], most: int) -> Iterator[list[EventT[Any]]]:
@@ -55,6 +66,10 @@ class RunConsumer(Consumer):
 
     last_poll_at: float = 0.0
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._gaps: dict[TP, tuple[int, int]] = {}  # where the last one begins and ends that was looked at twice
+
     async def _drain_messages(self, fetcher: ServiceT) -> None:
         """Fetch until stopped; called by Faust's fetcher service."""
         limit = _POLLS_AHEAD * self.app.conf.broker_max_poll_records
@@ -74,13 +89,30 @@ class RunConsumer(Consumer):
     async def _hand_over(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
         read = self._read_offset[tp]
         fresh = [record for record in records if read is None or record.offset >= read]
-        if fresh:
-            # A rebalance suspends the flow and starts again from the committed offsets: what is not handed over
-            # then is fetched again.
-            await self.wait_first(self.callback(self._to_run(tp, fresh, read)), self.suspend_flow.wait())
+        # A rebalance suspends the flow and starts again from the committed offsets: what is not handed over then
+        # is fetched again.
+        if not fresh or not self.flow_active:
+            return
+        first = fresh[0].offset
+        if read is None:
+            read, position = first, 0 if first <= await self._beginning(tp) else first
+        elif first > read and self._gaps.get(tp) != (read, first):
+            # These offsets may hold no record; or this was fetched before a rebalance put the position back.
+            self._gaps[tp] = read, first
+            await self.seek(tp, read)
+            return
+        else:
+            position = read
+        handing_over = self.callback(self._to_run(tp, fresh, read, position))
+        ended = await self.wait_first(handing_over, self.suspend_flow.wait())
+        if handing_over in ended.done:
             self._read_offset[tp] = fresh[-1].offset + 1
 
-    def _to_run(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], read: int | None) -> Run:
+    async def _beginning(self, tp: TP) -> int:
+        [offset] = (await self.earliest_offsets(tp)).values()
+        return int(offset)
+
+    def _to_run(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], first_offset: int, position: int) -> Run:
         last = records[-1]
         run = Run(
             tp.topic,
@@ -95,7 +127,7 @@ class RunConsumer(Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
-        run.first_offset = records[0].offset if read is None else min(read, records[0].offset)
+        run.first_offset, run.position = first_offset, position
         return run
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

@@ -6,6 +6,8 @@ import base64
 import logging
 import threading
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +21,32 @@ from healthalliance.local_stack.records import Part
 from schemas.errors import LocalStackError
 
 _MEGABYTE = 1024 * 1024
+_LOOPBACK = "127.0.0.1"
 
 
-def prepare(data_dir: Path, jars: Jars, ports: tuple[int, int], cancelled: threading.Event) -> Launch:
-    """Format the storage the first time and say how to start the broker; `ports` are its and its controller's."""
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A broker and controller of a cluster: its number, host and ports, and every controller's address by number."""
+
+    number: int
+    host: str
+    ports: tuple[int, int]
+    voters: Mapping[int, str]
+
+
+def only_node(ports: tuple[int, int]) -> Node:
+    """Describe the one node of a cluster on loopback; `ports` are its broker's and its controller's."""
+    return Node(1, _LOOPBACK, ports, {1: f"{_LOOPBACK}:{ports[1]}"})
+
+
+def prepare(data_dir: Path, jars: Jars, node: Node, cancelled: threading.Event, cluster: str | None = None) -> Launch:
+    """Format the storage the first time, for that cluster or a new one, and say how to start the node."""
     folder = data_dir / Part.KAFKA
-    make_once(folder, "log/meta.properties", partial(_format, jars, ports, cancelled))
+    cluster = cluster or cluster_id(uuid.uuid4())
+    make_once(folder, "log/meta.properties", partial(_format, jars, node, cluster, cancelled))
     properties = folder / "server.properties"
-    properties.write_text(server_properties(folder / "log", ports))
-    address = f"127.0.0.1:{ports[0]}"
+    properties.write_text(server_properties(folder / "log", node))
+    address = f"{node.host}:{node.ports[0]}"
     heap = ("-Xms256m", "-Xmx1g")
     mark = f"-D{marker(Part.KAFKA, data_dir)}"
     return Launch(
@@ -35,7 +54,7 @@ def prepare(data_dir: Path, jars: Jars, ports: tuple[int, int], cancelled: threa
         command=(*_java(jars), *heap, mark, "kafka.Kafka", str(properties)),
         folder=folder,
         log=data_dir / "logs" / f"{Part.KAFKA}.log",
-        ports=ports,
+        ports=node.ports,
         address=address,
         answers=partial(_answers, address),
     )
@@ -46,10 +65,10 @@ def _java(jars: Jars) -> tuple[str, ...]:
     return (str(jars.java), *options, "-cp", f"{jars.kafka}/*")
 
 
-def _format(jars: Jars, ports: tuple[int, int], cancelled: threading.Event, folder: Path) -> None:
+def _format(jars: Jars, node: Node, cluster: str, cancelled: threading.Event, folder: Path) -> None:
     properties = folder / "server.properties"
-    properties.write_text(server_properties(folder / "log", ports))
-    tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id(uuid.uuid4()), "--config", str(properties))
+    properties.write_text(server_properties(folder / "log", node))
+    tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties))
     done = run((*_java(jars), "-XX:TieredStopAtLevel=1", *tool), cancelled=cancelled)
     if done.returncode != 0:
         raise LocalStackError(f"Apache Kafka's storage could not be formatted:\n{done.stdout}")
@@ -67,27 +86,33 @@ def cluster_id(drawn: uuid.UUID) -> str:
     return base64.urlsafe_b64encode(number.to_bytes(16, "big")).decode().rstrip("=")
 
 
-def server_properties(log_dir: Path, ports: tuple[int, int]) -> str:
-    """Write the broker's configuration: loopback only, no topic by accident, quick to settle on one machine."""
-    broker, controller = (f"127.0.0.1:{port}" for port in ports)
+def server_properties(log_dir: Path, node: Node) -> str:
+    """Write a node's configuration: its host only, no topic by accident, quick to settle on one machine.
+
+    With several nodes each partition is on up to three of them, and all but one must have what is confirmed.
+    """
+    broker, controller = (f"{node.host}:{port}" for port in node.ports)
+    replicas = min(3, len(node.voters))
+    in_sync = max(1, replicas - 1)
     properties = {
         "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.voters": f"1@{controller}",
+        "node.id": node.number,
+        "controller.quorum.voters": ",".join(f"{number}@{voter}" for number, voter in node.voters.items()),
         "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
         "advertised.listeners": f"PLAINTEXT://{broker}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": log_dir,
         "auto.create.topics.enable": "false",
-        "default.replication.factor": 1,
-        "offsets.topic.replication.factor": 1,
+        "default.replication.factor": replicas,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": replicas,
         "offsets.topic.num.partitions": 4,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.replication.factor": replicas,
+        "transaction.state.log.min.isr": in_sync,
         "transaction.state.log.num.partitions": 4,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": replicas,
+        "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": 4,
         "message.max.bytes": 12 * _MEGABYTE,
         "replica.fetch.max.bytes": 12 * _MEGABYTE,

@@ -71,7 +71,7 @@ class Starter:
         if part is Part.REGISTRY:
             return registry.prepare(self._data_dir, jars, self._choose_ports(part)[0])
         broker, controller = self._choose_ports(part)
-        return kafka.prepare(self._data_dir, jars, (broker, controller), self._cancelled)
+        return kafka.prepare(self._data_dir, jars, kafka.only_node((broker, controller)), self._cancelled)
 
     def _choose_ports(self, part: Part) -> tuple[int, ...]:
         """Choose the ports that the part had before a crash, else the wanted ones, else any that are free."""

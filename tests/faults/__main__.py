@@ -56,11 +56,14 @@ def main() -> int:
     chosen = [
         replace(SCENARIOS[name], command=command(given.mutant)) if given.mutant else SCENARIOS[name] for name in names
     ]
-    reports = [run(one, given.seed, given.scale) for one in chosen]
+    for one in chosen:
+        if (reason := one.why_not()) is not None:
+            out.print(f"{one.name} cannot run here: {reason}")
+    reports = [run(one, given.seed, given.scale) for one in chosen if one.why_not() is None]
     show(reports, out)
     Path(".local").mkdir(exist_ok=True)
     Path(".local/faults.json").write_text(json.dumps(reports, indent=2))
-    return 0 if all(one["passed"] for one in reports) else 1
+    return 0 if len(reports) == len(chosen) and all(one["passed"] for one in reports) else 1
 
 
 if __name__ == "__main__":

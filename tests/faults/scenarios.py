@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import disorder, dying, on_database, on_registries, on_workers, poison, soak
+from tests.faults import disorder, dying, on_brokers, on_database, on_network, on_registries, on_workers, poison, soak
 from tests.faults.trial import Scenario, load_alone
 
 SCENARIOS = {
@@ -105,6 +105,31 @@ SCENARIOS = {
             attack=soak.strike_everything,
             events_per_s=100.0,
             most={"memory_growth": 0.05},
+        ),
+        Scenario(
+            "broker",
+            "leaders of three brokers killed, then all: nothing confirmed is lost, goes on within 30 s",
+            events=40_000,
+            strikes=11,
+            kinds=2,
+            attack=on_brokers.kill_leaders,
+            events_per_s=100.0,
+            most={"recovery_s": 30.0, "recovery_after_outage_s": 30.0},
+            stack=on_brokers.stack_with_three_brokers,
+        ),
+        Scenario(
+            "network",
+            "links to Kafka and PostgreSQL cut, one way too, lossy and slow: caught up within 60 s",
+            events=40_000,
+            strikes=16,
+            kinds=4,
+            attack=on_network.disturb,
+            events_per_s=100.0,
+            most={"catch_up_s": 60.0},
+            stack=on_network.stack_behind_links,
+            command=on_network.COMMAND,
+            is_ready=on_network.give_time,
+            why_not=on_network.why_not,
         ),
     )
 }

@@ -41,6 +41,8 @@ class Scenario:
     load: turns the patients' events into what is published.
     check: further violations, by name.
     stack: has the parts run that the trial needs.
+    is_ready: waits until the workers consume, before the load begins.
+    why_not: says what keeps this machine from running it.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Scenario:
     check: Callable[[Trial], dict[str, int]] = lambda _: {}
     stack: Callable[[Settings], AbstractContextManager[Settings]] = quiet_stack
     command: tuple[str, ...] = WorkerOptions().command
+    is_ready: Callable[[WorkerProcesses], None] = wait_until_ready
+    why_not: Callable[[], str | None] = lambda: None
 
 
 @dataclass
@@ -176,7 +180,7 @@ def carry_out(
         if not scenario.attacks_first:
             trial.workers.__enter__()
         if not all_at_once:
-            wait_until_ready(trial.workers)
+            scenario.is_ready(trial.workers)
             trial.feed.start()
         trial.watch.start()
         try:

@@ -73,7 +73,7 @@ def test_the_pom_names_no_repository() -> None:
 
 
 def test_kafka_listens_on_loopback_only_and_makes_no_topic_by_accident(tmp_path: Path) -> None:
-    lines = kafka.server_properties(tmp_path, (21092, 21093)).splitlines()
+    lines = kafka.server_properties(tmp_path, kafka.only_node((21092, 21093))).splitlines()
     properties = dict(line.split("=", 1) for line in lines)
     listeners = properties["listeners"].split(",") + properties["advertised.listeners"].split(",")
     assert all("://127.0.0.1:" in listener for listener in listeners)

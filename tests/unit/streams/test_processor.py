@@ -280,6 +280,22 @@ async def test_a_worker_whose_partition_was_moved_back_stops() -> None:
         await world.apply(BATCH[2:])
 
 
+async def test_a_batch_that_leaves_out_what_nobody_has_applied_stops_the_worker() -> None:
+    world = World()
+    await world.take(BATCH[:2])
+    world.worker.forget_progress()
+    with pytest.raises(FencedError, match="goes on at 3, but is applied up to 2 only"):
+        await world.worker.apply(await world.worker.read(BATCH[3:]), {(TOPIC, 0): 3})
+    assert len(world.store.writes) == 1
+
+
+async def test_offsets_that_hold_no_event_may_be_left_out() -> None:
+    world = World()
+    await world.take(BATCH[:2])
+    await world.worker.apply(await world.worker.read(BATCH[3:]), {(TOPIC, 0): 2})
+    assert world.next_offset == 4
+
+
 async def test_after_partitions_were_handed_out_anew_another_position_is_no_reason_to_stop() -> None:
     world = World()
     await world.take(BATCH[:2])

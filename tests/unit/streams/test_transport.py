@@ -34,6 +34,8 @@ class Consumer(RunConsumer):
 
     def __init__(self, *polls: Sequence[int], most: int = 500) -> None:
         self.polls, self.runs, self.waits = list(polls), list[Run](), 0
+        self.sought: list[int] = []
+        self.beginning = 0
         app = faust.App(
             "test",
             broker="kafka://nowhere",
@@ -44,6 +46,7 @@ class Consumer(RunConsumer):
         cast(Any, app.topics)._acking_topics.add(TOPIC)
         super().__init__(RunTransport(["kafka://nowhere"], app), self._keep, _nothing, _nothing)
         self._thread.thread_loop.close()  # of the thread that would fetch; it is never started
+        self.polled: Sequence[int] = ()
 
     async def _keep(self, run: Any) -> None:
         self.track_message(run)
@@ -53,7 +56,19 @@ class Consumer(RunConsumer):
         if not self.polls:
             self._stopped.set()
             return {}, {PARTITION}
-        return {PARTITION: records(*self.polls.pop(0))}, {PARTITION}
+        self.polled = self.polls.pop(0)
+        return {PARTITION: records(*self.polled)}, {PARTITION}
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        self.sought.append(offset)
+        self.polls.insert(0, self.log_from(offset))
+
+    def log_from(self, offset: int) -> Sequence[int]:
+        """Return what a fetch from there on gives; here what was fetched just now."""
+        return self.polled
+
+    async def earliest_offsets(self, *partitions: TP) -> Any:
+        return dict.fromkeys(partitions, self.beginning)
 
     async def _wait_for_ack(self, timeout: float) -> None:
         self.waits += 1
@@ -133,6 +148,58 @@ async def test_a_topic_whose_beginning_is_gone_starts_where_its_records_start() 
 async def test_what_was_handed_over_before_is_not_handed_over_again() -> None:
     consumer = Consumer([0, 1, 2], [1, 2, 3], [2, 3])
     assert [offsets_of(run) for run in await consumer.hand_over_all()] == [[0, 1, 2], [3]]
+
+
+async def test_a_gap_is_looked_at_twice_before_it_counts_as_empty() -> None:
+    consumer = Consumer([0, 1], [5, 9])
+    runs = await consumer.hand_over_all()
+    assert [offsets_of(run) for run in runs] == [[0, 1], [5, 9]]
+    assert consumer.sought == [2]
+
+
+class Rebalanced(Consumer):
+    """A consumer whose position is put back while a later fetch is on its way."""
+
+    def log_from(self, offset: int) -> Sequence[int]:
+        return range(offset, 12)
+
+
+async def test_what_was_fetched_before_the_position_was_put_back_is_not_taken_for_what_follows() -> None:
+    consumer = Rebalanced([10, 11])
+    consumer._read_offset[PARTITION] = 5
+    runs = await consumer.hand_over_all()
+    assert [offsets_of(run) for run in runs] == [list(range(5, 12))]
+    assert consumer.sought == [5]
+
+
+async def test_a_run_tells_up_to_where_everything_must_be_applied() -> None:
+    first, second = await Consumer([0, 1], [2]).hand_over_all()
+    assert (first.position, second.position) == (0, 2)
+    in_the_midst = Consumer([7])
+    in_the_midst.beginning = 3
+    assert [run.position for run in await in_the_midst.hand_over_all()] == [7]
+    begins_there = Consumer([7])
+    begins_there.beginning = 7
+    assert [run.position for run in await begins_there.hand_over_all()] == [0]
+
+
+async def test_nothing_is_handed_over_while_the_flow_is_stopped() -> None:
+    consumer = Consumer([0, 1])
+    consumer.stop_flow()
+    assert await consumer.hand_over_all() == []
+    assert consumer._read_offset[PARTITION] is None
+
+
+async def test_what_a_rebalance_kept_from_being_handed_over_counts_as_not_read() -> None:
+    consumer = Consumer([0, 1])
+
+    async def never(run: Any) -> None:
+        consumer.stop_flow()
+        await asyncio.sleep(60)
+
+    consumer.callback = never
+    await consumer.hand_over_all()
+    assert consumer._read_offset[PARTITION] is None
 
 
 async def test_records_of_a_partition_that_was_taken_away_are_left() -> None:
