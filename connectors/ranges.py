@@ -23,7 +23,7 @@ _SETTLING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.REQUEST_TIMED_OUT,
 }
-_POLL_S = 1.0
+_POLL_S = 0.1  # a poll waits this long if it is not filled before
 _POLL_RECORDS = 5000
 
 OnProgress = Callable[[float], None]

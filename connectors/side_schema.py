@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,7 +51,7 @@ class Live:
     begins_later: bool
 
 
-Rows = list[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,13 @@ class SideSchema:
     def __init__(self, connection: asyncpg.Connection[Any], name: str) -> None:
         self._connection, self._name = connection, name
 
+    async def a_live_history(self, institution: str) -> tuple[str, bytes] | None:
+        """Return any patient's pseudonym and sealed history, None while there is none."""
+        row = await self._connection.fetchrow(
+            "SELECT patient_pseudonym::text, history FROM patient_history WHERE institution = $1 LIMIT 1", institution
+        )
+        return (row["patient_pseudonym"], row["history"]) if row else None
+
     async def make(self, *, replace: bool) -> None:
         """Make the schema, empty; one that is there is replaced if a replay made it and `replace` is set.
 
@@ -131,12 +138,13 @@ class SideSchema:
             begins_later = any(source.first_offsets.values()) or len(own) < len(rows)
             for statement in _TABLES:
                 await execute(statement.format(schema=schema))
-            partitions = list(source.first_offsets), list(source.first_offsets.values())
-            await execute(_NOTE_KNOWN_BEFORE.format(schema=schema), source.institution, source.topic_id, *partitions)
-            await execute(_NOTE_SCORES.format(schema=schema), source.institution)
             ignored = _HISTORY_REASONS if begins_later else []
-            await execute(_NOTE_REJECTED.format(schema=schema), source.topic_id, *partitions, ignored)
             await execute(f"INSERT INTO {schema}.ignored_reasons SELECT unnest($1::text[])", ignored)
+            firsts = source.first_offsets
+            held = source.institution, source.topic_id, list(firsts), list(firsts.values())
+            await execute(_NOTE_KNOWN_BEFORE.format(schema=schema), *held)
+            await execute(_NOTE_SCORES.format(schema=schema), *held)
+            await execute(_NOTE_REJECTED.format(schema=schema), *held, ignored)
         return Live(own, begins_later)
 
     async def compare(self, window: Window) -> Tallies:
@@ -181,6 +189,8 @@ _ISSUES = """
  WHERE issue->>'reason' <> ALL({ignored})) AS issues
 """
 
+_NOT_KNOWN_BEFORE = "WHERE patient_pseudonym NOT IN (SELECT patient_pseudonym FROM {schema}.known_before)"
+
 _TABLES = (
     """CREATE TABLE {schema}.live_scores (
            record_id uuid, superseded_by uuid, patient_pseudonym uuid, encounter_pseudonym uuid,
@@ -190,33 +200,31 @@ _TABLES = (
            source_partition integer, source_offset bigint, received_at timestamptz, issues jsonb)""",
     "CREATE TABLE {schema}.known_before (patient_pseudonym uuid PRIMARY KEY)",
     "CREATE TABLE {schema}.ignored_reasons (reason text)",
-    f"""CREATE VIEW {{schema}}.replayed_scores AS SELECT {_COMPARED} FROM {{schema}}.risk_scores
-        WHERE NOT EXISTS (SELECT FROM {{schema}}.known_before AS before
-                          WHERE before.patient_pseudonym = risk_scores.patient_pseudonym)""",
+    f"CREATE VIEW {{schema}}.replayed_scores AS SELECT {_COMPARED} FROM {{schema}}.risk_scores",
+    f"CREATE VIEW {{schema}}.compared_live AS SELECT * FROM {{schema}}.live_scores {_NOT_KNOWN_BEFORE}",
+    f"CREATE VIEW {{schema}}.compared_replayed AS SELECT * FROM {{schema}}.replayed_scores {_NOT_KNOWN_BEFORE}",
     f"""CREATE VIEW {{schema}}.replayed_rejected AS
         SELECT source_partition, source_offset, received_at,
                {_ISSUES.format(ignored="ARRAY(SELECT reason FROM {schema}.ignored_reasons)")}
         FROM {{schema}}.rejected_events""",
 )
 
-_NOTE_KNOWN_BEFORE = """
-INSERT INTO {schema}.known_before
-SELECT DISTINCT patient_pseudonym FROM risk_scores
-LEFT JOIN unnest($3::int[], $4::bigint[]) AS held(source_partition, first_offset) USING (source_partition)
+_HELD = "unnest($3::int[], $4::bigint[]) AS held(source_partition, first_offset) USING (source_partition)"
+
+_NOTE_KNOWN_BEFORE = f"""
+INSERT INTO {{schema}}.known_before SELECT DISTINCT patient_pseudonym FROM risk_scores LEFT JOIN {_HELD}
 WHERE institution = $1 AND (topic_id <> $2 OR first_offset IS NULL OR source_offset < first_offset)
 """
 
 _NOTE_SCORES = f"""
-INSERT INTO {{schema}}.live_scores SELECT {_COMPARED} FROM risk_scores
-WHERE institution = $1 AND NOT EXISTS (SELECT FROM {{schema}}.known_before AS before
-                                       WHERE before.patient_pseudonym = risk_scores.patient_pseudonym)
+INSERT INTO {{schema}}.live_scores SELECT {_COMPARED} FROM risk_scores JOIN {_HELD}
+WHERE institution = $1 AND topic_id = $2 AND source_offset >= first_offset
 """
 
 _NOTE_REJECTED = f"""
 INSERT INTO {{schema}}.live_rejected
-SELECT source_partition, source_offset, received_at, {_ISSUES.format(ignored="$4::text[]")} FROM rejected_events
-JOIN unnest($2::int[], $3::bigint[]) AS held(source_partition, first_offset) USING (source_partition)
-WHERE topic_id = $1 AND source_offset >= first_offset
+SELECT source_partition, source_offset, received_at, {_ISSUES.format(ignored="$5::text[]")} FROM rejected_events
+JOIN {_HELD} WHERE institution = $1 AND topic_id = $2 AND source_offset >= first_offset
 """
 
 # The score that stood at the window's end, of each encounter that either side scored within the window.
@@ -229,14 +237,14 @@ ORDER BY encounter_pseudonym, received_at DESC, source_partition, source_offset 
 """
 _WITHIN = "received_at >= $1 AND ($2::timestamptz IS NULL OR received_at < $2)"
 _STOOD = f"""
-WITH live AS MATERIALIZED ({_STANDING.format(table="live_scores")}),
-     replayed AS MATERIALIZED ({_STANDING.format(table="replayed_scores")}),
+WITH live AS MATERIALIZED ({_STANDING.format(table="compared_live")}),
+     replayed AS MATERIALIZED ({_STANDING.format(table="compared_replayed")}),
      stood AS (
          SELECT encounter_pseudonym, live.probability AS was, replayed.probability AS would_be,
                 live.band AS from_band, replayed.band AS to_band,
                 live.model_version AS scored_by, replayed.model_version AS replayed_by
-         FROM (SELECT encounter_pseudonym FROM live_scores WHERE {_WITHIN}
-               UNION SELECT encounter_pseudonym FROM replayed_scores WHERE {_WITHIN}) AS within
+         FROM (SELECT encounter_pseudonym FROM compared_live WHERE {_WITHIN}
+               UNION SELECT encounter_pseudonym FROM compared_replayed WHERE {_WITHIN}) AS within
          LEFT JOIN live USING (encounter_pseudonym) LEFT JOIN replayed USING (encounter_pseudonym)
          WHERE live.record_id IS NOT NULL OR replayed.record_id IS NOT NULL)
 """
@@ -256,8 +264,9 @@ WHERE place <= 3 ORDER BY from_band, to_band, place
 # The order of a patient's events in different partitions is nobody's: who has such is told apart.
 _SCORES = f"""
 WITH spread AS (
-    SELECT patient_pseudonym FROM (SELECT patient_pseudonym, source_partition FROM live_scores
-                                   UNION SELECT patient_pseudonym, source_partition FROM replayed_scores) AS both_sides
+    SELECT patient_pseudonym
+    FROM (SELECT patient_pseudonym, source_partition FROM compared_live
+          UNION SELECT patient_pseudonym, source_partition FROM compared_replayed) AS both_sides
     GROUP BY 1 HAVING count(*) > 1)
 SELECT live.model_version AS scored_by, replayed.model_version AS replayed_by,
        CASE WHEN replayed.record_id IS NULL THEN 'gone' WHEN live.record_id IS NULL THEN 'new'
@@ -266,8 +275,8 @@ SELECT live.model_version AS scored_by, replayed.model_version AS replayed_by,
        EXISTS (SELECT FROM spread WHERE spread.patient_pseudonym
                = coalesce(live.patient_pseudonym, replayed.patient_pseudonym)) AS spread,
        count(*) AS number
-FROM (SELECT * FROM live_scores WHERE {_WITHIN}) AS live
-FULL JOIN (SELECT * FROM replayed_scores WHERE {_WITHIN}) AS replayed
+FROM (SELECT * FROM compared_live WHERE {_WITHIN}) AS live
+FULL JOIN (SELECT * FROM compared_replayed WHERE {_WITHIN}) AS replayed
     USING (source_partition, source_offset, encounter_pseudonym)
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
@@ -282,5 +291,8 @@ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
 _LEFT_OUT = f"""
-SELECT count(DISTINCT patient_pseudonym) FROM risk_scores JOIN known_before USING (patient_pseudonym) WHERE {_WITHIN}
+SELECT count(DISTINCT patient_pseudonym) FROM known_before
+JOIN (SELECT patient_pseudonym, received_at FROM live_scores
+      UNION ALL SELECT patient_pseudonym, received_at FROM replayed_scores) AS both_sides USING (patient_pseudonym)
+WHERE {_WITHIN}
 """

@@ -222,7 +222,7 @@ def replay(
     from healthalliance.replay_report import replay_document, show_replay
 
     window = Window(start.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else None)
-    settings = connected("kafka", "postgres", "mlflow")
+    settings = connected()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("", total=None)

@@ -93,8 +93,7 @@ class Comparison:
 def summed_up(tallies: Tallies) -> Comparison:
     """Sum up what was counted."""
     encounters, rejections = tallies.encounters, tallies.rejections
-    by_order = [row for row in tallies.scores if row["spread"] and row["found"] in _BY_ORDER]
-    found = _counts((row["found"], row) for row in tallies.scores if row not in by_order)
+    found = _counts((row["found"], row) for row in tallies.scores if not _is_by_order(row))
     return Comparison(
         encounters=_total(encounters),
         differing_encounters=_total(row for row in encounters if row["differs"]),
@@ -107,7 +106,7 @@ def summed_up(tallies: Tallies) -> Comparison:
         gone_scores=found["gone"],
         with_other_facts=found["other-facts"],
         with_other_numbers=found["other-numbers"],
-        order_dependent=_total(by_order),
+        order_dependent=_total(filter(_is_by_order, tallies.scores)),
         models=_models(tallies.scores),
         rejected=_total(rejections),
         newly_rejected=_counts((row["to_reason"], row) for row in rejections if row["from_reason"] is None),
@@ -119,6 +118,10 @@ def summed_up(tallies: Tallies) -> Comparison:
         ),
         left_out_patients=tallies.left_out_patients,
     )
+
+
+def _is_by_order(row: Mapping[str, Any]) -> bool:
+    return row["spread"] and row["found"] in _BY_ORDER
 
 
 def _crossings(encounters: Rows, examples: Rows) -> tuple[Crossing, ...]:

@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
+from cryptography.exceptions import InvalidTag
+
 from connectors.kafka import topic_ids
 from connectors.migrate import migrate
 from connectors.models import load_champion
@@ -25,6 +27,7 @@ from connectors.settings import Settings
 from connectors.side_schema import Live, Source, Window, side_schema
 from connectors.store import Store, connect
 from healthalliance.comparison import Comparison, summed_up
+from schemas.errors import ConfigurationError
 from schemas.institutions import institution as find_institution
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
@@ -75,21 +78,46 @@ def replay(settings: Settings, what: Replay, on_progress: OnProgress = lambda *_
     """Fold the whole log, as far as it is applied live, into the schema, and compare; publish nothing.
 
     `on_progress` is told how many of how many events are folded. Raises ConfigurationError for a schema that cannot
-    be used, NoModelError without a champion, UnavailableError where Kafka or PostgreSQL does not answer.
+    be used, an empty window or another PSEUDONYM_KEY than the workers', NoModelError without a champion,
+    UnavailableError where Kafka or PostgreSQL does not answer.
     """
-    topic = topic_name(TopicFamily.ENCOUNTERS, find_institution(what.institution).id)
+    if what.window.until is not None and what.window.until <= what.window.since:
+        raise ConfigurationError("Nothing is to be compared: --to is not after --from.")
+    sender = _sender(settings, what.institution)
     model = load_champion(settings)
+    topic = topic_name(TopicFamily.ENCOUNTERS, what.institution)
     topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
     with range_consumer(settings.kafka_bootstrap_servers) as consumer:
         held = offset_ranges(consumer, partitions_of(consumer, [topic]))
     source = Source(what.institution, topic_id, {number: first for (_, number), (first, _) in held.items()})
-    asyncio.run(_make(settings, what))
+    asyncio.run(_make(settings, what, sender))
     migrate(settings.database_url, what.into)
-    return asyncio.run(_replay(settings, what, source, held, model, on_progress))
+    return asyncio.run(_replay(settings, what, source, held, _Now(sender, model), on_progress))
 
 
-async def _make(settings: Settings, what: Replay) -> None:
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """The rules and the model of now."""
+
+    sender: Sender
+    model: Model
+
+
+def _sender(settings: Settings, institution_id: str) -> Sender:
+    keys = institution_keys(settings.pseudonym_key.get_secret_value(), institution_id)
+    return Sender(find_institution(institution_id), keys)
+
+
+async def _make(settings: Settings, what: Replay, sender: Sender) -> None:
     async with side_schema(settings.database_url, what.into) as side:
+        if (held := await side.a_live_history(what.institution)) is not None:
+            pseudonym, history = held
+            try:
+                sender.keys.unseal(history, pseudonym)
+            except InvalidTag:
+                raise ConfigurationError(
+                    "PSEUDONYM_KEY is not the one that the live histories are sealed with."
+                ) from None
         await side.make(replace=what.replace)
 
 
@@ -98,7 +126,7 @@ async def _replay(
     what: Replay,
     source: Source,
     held: Mapping[Partition, Range],
-    model: Model,
+    now: _Now,
     on_progress: OnProgress,
 ) -> Replayed:
     async with side_schema(settings.database_url, what.into) as side:
@@ -107,7 +135,7 @@ async def _replay(
         store = await connect(settings.database_url, what.into)
         try:
             started = time.monotonic()
-            fold = _Fold(_processor(settings, what.institution, source.topic_id, store, model), what.window)
+            fold = _Fold(_processor(settings, source.topic_id, store, now), what.window)
             records = read_by_arrival(settings.kafka_bootstrap_servers, ranges, most=settings.batch_max_events)
             total = sum(end - first for first, end in ranges.values())
             with closing(records):
@@ -118,7 +146,7 @@ async def _replay(
         return Replayed(
             institution=what.institution,
             into=what.into,
-            model_version=model.version,
+            model_version=now.model.version,
             ranges={number: span for (_, number), span in ranges.items()},
             begins_later=live.begins_later,
             events=fold.events,
@@ -136,11 +164,10 @@ def _applied(held: Mapping[Partition, Range], live: Live) -> dict[Partition, Ran
     }
 
 
-def _processor(settings: Settings, institution_id: str, topic_id: str, store: Store, model: Model) -> Processor:
-    topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
-    keys = institution_keys(settings.pseudonym_key.get_secret_value(), institution_id)
+def _processor(settings: Settings, topic_id: str, store: Store, now: _Now) -> Processor:
+    topic = topic_name(TopicFamily.ENCOUNTERS, now.sender.institution.id)
     processor = Processor(
-        senders={topic: Sender(find_institution(institution_id), keys)},
+        senders={topic: now.sender},
         limits=Limits(settings.event_max_bytes, settings.event_max_depth),
         validate=structure_validator(settings.structure_validator),
         store=store,
@@ -148,7 +175,7 @@ def _processor(settings: Settings, institution_id: str, topic_id: str, store: St
         schema_ids={},
         retry_timeout_s=settings.retry_timeout_s,
     )
-    processor.topic_ids, processor.model = {topic: topic_id}, model
+    processor.topic_ids, processor.model = {topic: topic_id}, now.model
     return processor
 
 

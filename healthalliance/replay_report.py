@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from healthalliance.comparison import Comparison, Crossing
+from healthalliance.comparison import Comparison
 from healthalliance.replay import Replayed
 
 _NONE = "no score"
@@ -84,16 +84,18 @@ def _rejections(found: Comparison) -> list[str]:
 
 
 def _crossings_table(found: Comparison) -> Table:
-    table = Table("from", "to", "encounters", "for example", title="Bands that would change", pad_edge=False)
+    columns = ("from", "to", "number", "for example", "then", "now")
+    table = Table(*columns, title="Encounters by bands", box=None, pad_edge=False)  # fits 80 columns
     for one in found.crossings:
-        table.add_row(one.from_band or _NONE, one.to_band or _NONE, f"{one.encounters:,}", _examples(one))
+        table.add_row(
+            one.from_band or _NONE,
+            one.to_band or _NONE,
+            f"{one.encounters:,}",
+            "\n".join(example.encounter_pseudonym for example in one.examples),
+            "\n".join(_percent(example.was) for example in one.examples),
+            "\n".join(_percent(example.would_be) for example in one.examples),
+        )
     return table
-
-
-def _examples(crossing: Crossing) -> str:
-    return "\n".join(
-        f"{one.encounter_pseudonym} {_percent(one.was)} -> {_percent(one.would_be)}" for one in crossing.examples
-    )
 
 
 def _percent(probability: float | None) -> str:

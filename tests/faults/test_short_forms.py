@@ -24,16 +24,8 @@ _PARTITIONS = 8
 _PATIENTS_FOR = 20_000  # events
 
 # How much of the full size; strikes are at least as many as there are kinds.
-_SHARED = {
-    "worker-kill": 0.03,
-    "rolling": 0.05,
-    "zombie": 0.01,
-    "rebalance-storm": 0.02,
-    "postgres": 0.02,
-    "poison": 0.015,
-    "disorder": 0.05,
-    "soak": 0.02,
-}
+# In order comes first: it compares with patients of whom nothing is known before.
+_SHARED = {"disorder": 0.03, "worker-kill": 0.02, "rebalance-storm": 0.02, "postgres": 0.02, "poison": 0.01}
 # Latencies and growth say nothing of a run of seconds, nor shares of repeats of a few strikes.
 _ONLY_AT_FULL_SIZE = ("repeat_share", "p99_ratio", "memory_growth")
 
@@ -83,18 +75,13 @@ def test_nothing_is_violated(shared: Ground, name: str) -> None:
 
 
 def test_a_worker_may_die_at_every_step_and_repeats_are_the_same_record(shared: Ground) -> None:
-    found = shared.try_out(replace(short("every-step"), events=5_000), 1 / 20)
+    found = shared.try_out(replace(short("every-step"), events=40_000), 1 / 20)
     assert found["violations"] == {}
     assert found["verdict"]["repeats"] > 0, "no death came between a delivery and its acknowledgement"
-
-
-@pytest.mark.parametrize("own", ["registry"], indirect=True)
-def test_nothing_is_violated_where_the_registries_fail(own: Ground) -> None:
-    assert own.try_out(short("registry"), 0.01)["violations"] == {}
 
 
 @pytest.mark.parametrize("own", ["worker-kill"], indirect=True)
 @pytest.mark.parametrize("mutant", ["naive"])
 def test_a_broken_worker_is_found_out(own: Ground, mutant: str) -> None:
     broken = replace(short("worker-kill"), command=command(mutant), kinds=3)
-    assert own.try_out(broken, 0.03)["violations"] != {}
+    assert own.try_out(broken, 0.02)["violations"] != {}
