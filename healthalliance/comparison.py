@@ -109,8 +109,8 @@ def summed_up(tallies: Tallies) -> Comparison:
         order_dependent=_total(filter(_is_by_order, tallies.scores)),
         models=_models(tallies.scores),
         rejected=_total(rejections),
-        newly_rejected=_counts((row["to_reason"], row) for row in rejections if row["from_reason"] is None),
-        no_longer_rejected=_counts((row["from_reason"], row) for row in rejections if row["to_reason"] is None),
+        newly_rejected=dict(_counts((row["to_reason"], row) for row in rejections if row["from_reason"] is None)),
+        no_longer_rejected=dict(_counts((row["from_reason"], row) for row in rejections if row["to_reason"] is None)),
         otherwise_rejected=tuple(
             OtherReason(row["from_reason"], row["to_reason"], row["number"])
             for row in rejections

@@ -16,11 +16,13 @@ from faust.types import TP
 
 from connectors.store import Batch, Partition
 from healthalliance.cli import main
+from streams import processor
 from streams.transport import RunConsumer
 
 
 def naive() -> None:
     """Take as Faust's `take` does: what was taken is acknowledged once more is asked for, whatever became of it."""
+    leap()
     noack_take = faust.Stream.noack_take
 
     async def take(self: Any, most: int, within: float) -> AsyncIterator[Any]:
@@ -34,6 +36,7 @@ def naive() -> None:
 
 def early_ack() -> None:
     """Acknowledge events and commit their offsets when they are handed over, before they are applied."""
+    leap()
     hand_over = RunConsumer._hand_over
 
     async def acknowledged(self: RunConsumer, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
@@ -43,6 +46,11 @@ def early_ack() -> None:
         await self.commit()
 
     setattr(RunConsumer, "_hand_over", acknowledged)  # noqa: B010
+
+
+def leap() -> None:
+    """Go on wherever the consumer group's offset is; a right worker ends rather than leave events out."""
+    setattr(processor, "_require_whole", lambda *_: None)  # noqa: B010
 
 
 def no_fence() -> None:

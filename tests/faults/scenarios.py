@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.faults import disorder, dying, on_brokers, on_database, on_network, on_registries, on_workers, poison, soak
+from tests.faults import (
+    disorder,
+    dying,
+    on_brokers,
+    on_database,
+    on_disks,
+    on_network,
+    on_registries,
+    on_workers,
+    poison,
+    soak,
+)
 from tests.faults.trial import Scenario, load_alone
 
 SCENARIOS = {
@@ -116,6 +127,19 @@ SCENARIOS = {
             events_per_s=100.0,
             most={"recovery_s": 30.0, "recovery_after_outage_s": 30.0},
             stack=on_brokers.stack_with_three_brokers,
+        ),
+        Scenario(
+            "disk-full",
+            "no room under PostgreSQL, then Kafka: nothing corrupt, goes on within 60 s once there is room",
+            events=40_000,
+            strikes=10,
+            attack=on_disks.fill_disks,
+            kinds=2,
+            events_per_s=100.0,
+            most={"recovery_s": 60.0},
+            check=on_disks.nothing_corrupt,
+            stack=on_disks.stack_on_small_disks,
+            why_not=on_disks.why_not,
         ),
         Scenario(
             "network",

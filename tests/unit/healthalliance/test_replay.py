@@ -180,3 +180,9 @@ def test_the_document_holds_every_figure() -> None:
     document = json.loads(json.dumps(replay_document(replayed(ALIKE))))
     assert (document["differs"], document["events_per_s"], document["ranges"]) == (False, 60, {"0": [0, 30]})
     assert document["comparison"]["scores"] == 9
+
+
+def test_the_document_tells_rejections_by_their_reasons() -> None:
+    one = replayed(tallies(rejections=[rejections(1, None, "too-large"), rejections(2, "not-json", None)]))
+    found = json.loads(json.dumps(replay_document(one)))["comparison"]
+    assert (found["newly_rejected"], found["no_longer_rejected"]) == ({"too-large": 1}, {"not-json": 2})
