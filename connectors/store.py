@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -148,16 +148,24 @@ class Batch:
         )
         return {(row["institution"], str(row["encounter_pseudonym"])): _text(row["patient_pseudonym"]) for row in rows}
 
-    async def load_results(self, partition: Partition, first: int, last: int) -> list[dict[str, Any]]:
-        """Return the scores that events first..last (inclusive) of a partition have caused, in offset order."""
+    async def load_results(
+        self, partition: Partition, first: int, last: int | None = None, patients: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the scores that events first..last (inclusive) of a partition have caused, in offset order.
+
+        Without a last all that came since, of patients by pseudonym only theirs.
+        """
         rows = await self._connection.fetch(
             f"""SELECT {", ".join(SCORE_COLUMNS)} FROM risk_scores
-                WHERE topic_id = $1 AND source_partition = $2 AND source_offset BETWEEN $3 AND $4
+                WHERE topic_id = $1 AND source_partition = $2
+                AND source_offset BETWEEN $3 AND coalesce($4, 9223372036854775807)
+                AND ($5::uuid[] IS NULL OR patient_pseudonym = ANY($5))
                 ORDER BY source_offset, scored_at""",
             partition.topic_id,
             partition.number,
             first,
             last,
+            None if patients is None else list(patients),
         )
         return [_score_values(row) for row in rows]
 

@@ -73,7 +73,7 @@ def create_app(
                 records = [record for run in runs for record in records_of(run.message)]
                 events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
                 applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied)))
-                published = asyncio.create_task(failing(publish(applied, published, runs)))
+                published = asyncio.create_task(failing(publish(events, applied, published, runs)))
                 published.add_done_callback(lambda _: ahead.release())
 
     async def apply(events: Awaitable[list[Event]], positions: Positions, before: Awaitable[Results]) -> Results:
@@ -81,10 +81,18 @@ def create_app(
         await before
         return await processor.apply(read, positions)  # decide, score, commit
 
-    async def publish(applied: Awaitable[Results], before: Awaitable[None], runs: Sequence[EventT[Any]]) -> None:
+    async def publish(
+        events: Awaitable[list[Event]],
+        applied: Awaitable[Results],
+        before: Awaitable[None],
+        runs: Sequence[EventT[Any]],
+    ) -> None:
         results = await applied
         await before
         await processor.publish(results)  # after the commit, every delivery confirmed
+        if results.age_s > _SESSION_S / 2:
+            # This process may have been frozen, and another one have published newer results before these.
+            await processor.publish_newest(await events, results)
         for run in runs:
             run.ack()
         # At once, not at the next interval: what is published but not committed is published again after a crash.

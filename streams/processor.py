@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import MappingProxyType
 from typing import Protocol
 
@@ -66,6 +66,12 @@ class Results:
     features: list[FeaturesChange] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
+    decided_at: float = field(default_factory=monotonic)  # seconds, before the commit
+
+    @property
+    def age_s(self) -> float:
+        """Return for how many seconds others may have gone on since."""
+        return monotonic() - self.decided_at
 
 
 class Processor:
@@ -126,9 +132,7 @@ class Processor:
         Raises FencedError if it was not, or if another worker has moved on with one of the partitions, and asyncpg's
         error once the time for retries is up.
         """
-        async for attempt in stamina.retry_context(
-            on=TRANSIENT, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0
-        ):
+        async for attempt in self._attempts(*TRANSIENT):
             with attempt:
                 self._note_trouble("postgres", attempt.num > 1)
                 async with self._store.batch() as batch:
@@ -269,13 +273,54 @@ class Processor:
             messages = self._messages(results)
             if not messages:
                 return
-            async for attempt in stamina.retry_context(
-                on=UnavailableError, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0
-            ):
+            async for attempt in self._attempts(UnavailableError):
                 with attempt:
                     self._note_trouble("kafka", attempt.num > 1)
                     await asyncio.to_thread(publisher.publish, messages)
             self._note_trouble("kafka", False)
+
+    async def publish_newest(self, events: Sequence[Event], published: Results) -> None:
+        """Publish what the store holds of the events' patients since these events, until that is the newest.
+
+        For results that were published so late that another worker may have published newer ones before them, which
+        would then lie below. Retries as `apply` and `publish` do.
+        """
+        seen: Mapping[PatientKey, int] | None = None
+        while True:
+            async for attempt in self._attempts(*TRANSIENT):
+                with attempt:
+                    self._note_trouble("postgres", attempt.num > 1)
+                    async with self._store.batch() as batch:
+                        newest, revisions = await self._newest(batch, events, published)
+            self._note_trouble("postgres", False)
+            if revisions == seen:
+                return
+            await self.publish(newest)
+            seen = revisions
+
+    async def _newest(
+        self, batch: Batch, events: Sequence[Event], published: Results
+    ) -> tuple[Results, dict[PatientKey, int]]:
+        stored, known = await load_known(batch, events)
+        scores: list[RiskScore] = []
+        for partition, first in _first_offsets(events).items():
+            rows = await batch.load_results(partition, first, patients=[pseudonym for _, pseudonym in stored])
+            scores += stored_scores(events, rows, known.histories)
+        there = {one.record_id for one in scores}
+        gone = {
+            (one.institution, one.patient_reference.removeprefix("Patient/"))
+            for one in published.scores
+            if one.record_id not in there
+        }
+        newest = Results(
+            scores=scores,
+            features=current_features(events, known.histories, stored),
+            erased=[*published.erased, *sorted(gone.difference(published.erased))],
+        )
+        return newest, {key: held.revision for key, held in stored.items()}
+
+    def _attempts(self, *on: type[Exception]) -> AsyncIterator[stamina.Attempt]:
+        return stamina.retry_context(on=on, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0)
 
     def _messages(self, results: Results) -> list[OutMessage]:
         return [

@@ -42,7 +42,7 @@ def why_not() -> str | None:
             _make_and_mount(image, point, 8 << 20)
         except subprocess.CalledProcessError:
             return "this machine does not allow loop mounts"
-        _run("umount", str(point))
+        _unmount(point)
     return None
 
 
@@ -76,7 +76,7 @@ def _move_to_small_disk(data_dir: Path, part: Part, at_end: ExitStack) -> None:
     point.rename(before)
     point.mkdir()
     _make_and_mount(data_dir / f"{part}.image", point, _SIZE)
-    at_end.callback(_run, "umount", str(point))
+    at_end.callback(_unmount, point)
     (point / "lost+found").rmdir()
     _run("cp", "-a", f"{before}/.", str(point))
     shutil.rmtree(before)
@@ -87,6 +87,18 @@ def _make_and_mount(image: Path, point: Path, size: int) -> None:
         file.truncate(size)
     _run("mkfs.ext4", "-q", "-m", "0", str(image))
     _run("mount", "-o", "loop", str(image), str(point))
+
+
+def _unmount(point: Path, tries: int = 50) -> None:
+    """Unmount, as soon as the processes that were stopped have let go of their files."""
+    for left in reversed(range(tries)):
+        try:
+            _run("umount", str(point))
+            return
+        except subprocess.CalledProcessError:
+            if not left:
+                raise
+            time.sleep(0.2)
 
 
 def _run(*command: str) -> None:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import psutil
+from confluent_kafka import KafkaException
 
 from connectors.settings import Settings
 from healthalliance import local_stack
@@ -228,5 +229,5 @@ def _trial(scenario: Scenario, settings: Settings, ledger: Ledger, seed: int, sc
 def _is_acknowledged(settings: Settings) -> bool:
     try:
         return is_acknowledged(settings)
-    except UnavailableError:
+    except (UnavailableError, KafkaException):
         return False

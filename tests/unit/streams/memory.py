@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -54,12 +54,16 @@ class MemoryBatch(Batch):
     async def load_patients_of(self, keys: Iterable[Key]) -> dict[Key, str | None]:
         return {key: self.tables.patient_of[key] for key in keys if key in self.tables.patient_of}
 
-    async def load_results(self, partition: Partition, first: int, last: int) -> list[dict[str, Any]]:
+    async def load_results(
+        self, partition: Partition, first: int, last: int | None = None, patients: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
         rows = [
             row
             for row in self.tables.scores.values()
             if (row["topic_id"], row["source_partition"]) == (partition.topic_id, partition.number)
-            and first <= row["source_offset"] <= last
+            and first <= row["source_offset"]
+            and (last is None or row["source_offset"] <= last)
+            and (patients is None or row["patient_pseudonym"] in patients)
         ]
         return sorted(rows, key=lambda row: row["source_offset"])
 

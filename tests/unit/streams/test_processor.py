@@ -360,6 +360,65 @@ async def test_publishing_gives_up_with_the_retries() -> None:
     assert world.worker.in_trouble
 
 
+# --- a worker that was frozen between commit and publishing, while another one went on
+
+
+async def frozen(world: World, batch: Sequence[Record], meanwhile: Sequence[Record]) -> None:
+    """Let a worker commit a batch, another one take it and what follows, and the first one wake up."""
+    events = await world.worker.read(batch)
+    results, sleeper = await world.worker.apply(events), world.worker
+    world.restart()
+    await world.take([*batch, *meanwhile])
+    await sleeper.publish(results)
+    await sleeper.publish_newest(events, results)
+
+
+async def test_newer_features_and_scores_are_published_after_late_ones() -> None:
+    world = World()
+    await frozen(world, BATCH, records(encounter(version=3, end="2024-03-09"), condition("c2"), first=4))
+    newest = {}
+    for message in world.publisher.of(FEATURES):
+        newest[message.key] = message.value
+    awake = World()
+    await awake.take([*BATCH, *records(encounter(version=3, end="2024-03-09"), condition("c2"), first=4)])
+    assert newest == awake.publisher.compacted(FEATURES)
+    assert world.record_ids()[-1] == awake.record_ids()[-1]
+
+
+async def test_late_scores_of_an_erased_patient_are_erased_again() -> None:
+    world = World()
+    await frozen(world, BATCH, records(b"Patient/p1", first=4))
+    assert (world.publisher.compacted(FEATURES), world.publisher.compacted(RISK)) == ({}, {})
+
+
+async def test_a_late_erasure_does_not_take_away_who_came_back() -> None:
+    world = World()
+    erased = records(patient(), encounter(), b"Patient/p1")
+    await frozen(world, erased, records(encounter("e9"), first=3))
+    assert list(world.publisher.compacted(RISK)) == [b"Patient/p1"]
+    assert len(world.publisher.compacted(FEATURES)) == 1
+
+
+async def test_who_goes_on_meanwhile_is_published_until_it_is_the_newest() -> None:
+    world = World()
+    events = await world.worker.read(BATCH)
+    results, sleeper = await world.worker.apply(events), world.worker
+    await sleeper.publish(results)
+    world.restart()
+    publish, more = sleeper.publish, [records(encounter(version=3 + n, end=f"2024-03-{9 + n:02}"), first=4 + n)
+                                      for n in range(2)]  # fmt: skip
+
+    async def publish_while_others_go_on(results: Results) -> None:
+        if more:
+            await world.take(more.pop(0))
+        await publish(results)
+
+    sleeper.publish = publish_while_others_go_on  # type: ignore[method-assign]
+    await sleeper.publish_newest(events, results)
+    [features] = world.publisher.compacted(FEATURES).values()
+    assert avro.decode("EncounterFeatures", features[5:])["encounter_version"] == "version_id:4"
+
+
 # --- too much is rejected
 
 
