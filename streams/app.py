@@ -11,6 +11,7 @@ from faust import Stream
 from faust.types import TP, EventT, StreamT
 
 from connectors.settings import Settings
+from schemas.errors import FencedError
 from streams.decision import Event
 from streams.processor import Positions, Processor, Results
 from streams.transport import RunConsumer, RunTransport, batches_of, positions_of, records_of
@@ -72,14 +73,23 @@ def create_app(
                 await ahead.acquire()
                 records = [record for run in runs for record in records_of(run.message)]
                 events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
-                applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied)))
+                applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied, published)))
                 published = asyncio.create_task(failing(publish(events, applied, published, runs)))
                 published.add_done_callback(lambda _: ahead.release())
 
-    async def apply(events: Awaitable[list[Event]], positions: Positions, before: Awaitable[Results]) -> Results:
+    async def apply(
+        events: Awaitable[list[Event]],
+        positions: Positions,
+        before: Awaitable[Results],
+        published_before: Awaitable[None],
+    ) -> Results:
         read = await events
         await before
-        return await processor.apply(read, positions)  # decide, score, commit
+        try:
+            return await processor.apply(read, positions)  # decide, score, commit
+        except FencedError:
+            await published_before  # late results are followed by the newest before this process ends
+            raise
 
     async def publish(
         events: Awaitable[list[Event]],

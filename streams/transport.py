@@ -7,9 +7,12 @@ the list of its records. Acknowledging that message acknowledges the run, whole 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP, EventT
@@ -18,6 +21,8 @@ from mode.types import ServiceT
 
 # A poll is one batch at the most; while it is worked on, the next ones wait here.
 _POLLS_AHEAD = 4
+_LOOK_EVERY_S = 2.0
+_POSITION_S = 1.0
 
 
 class Run(ConsumerMessage):
@@ -68,6 +73,7 @@ class RunConsumer(Consumer):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        self._looked_at = 0.0
         self._gaps: dict[TP, tuple[int, int]] = {}  # where the last one begins and ends that was looked at twice
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
@@ -82,35 +88,52 @@ class RunConsumer(Consumer):
             for tp, run in (records or {}).items():
                 if active is None or tp in active:
                     await self._hand_over(tp, run)
+            if self.app.loop.time() - self._looked_at > _LOOK_EVERY_S:
+                self._looked_at = self.app.loop.time()
+                await self._put_back(active or set())
 
     def _records_ahead(self) -> int:
         return sum(len(records_of(message)) for message in list(self._unacked_messages))
 
     async def _hand_over(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
-        read = self._read_offset[tp]
-        fresh = [record for record in records if read is None or record.offset >= read]
-        # A rebalance suspends the flow and starts again from the committed offsets: what is not handed over then
-        # is fetched again.
-        if not fresh or not self.flow_active:
+        read = await self._next_offset(tp)
+        fresh = [record for record in records if record.offset >= read]
+        # A rebalance suspends the flow: what is not handed over then is fetched again (`_put_back`).
+        if not fresh or not self.flow_active or await self._looks_again(tp, read, fresh[0].offset):
             return
-        first = fresh[0].offset
-        if read is None:
-            read, position = first, 0 if first <= await self._beginning(tp) else first
-        elif first > read and self._gaps.get(tp) != (read, first):
-            # These offsets may hold no record; or this was fetched before a rebalance put the position back.
-            self._gaps[tp] = read, first
-            await self.seek(tp, read)
-            return
-        else:
-            position = read
+        position = read if self._read_offset[tp] is not None else 0
         handing_over = self.callback(self._to_run(tp, fresh, read, position))
         ended = await self.wait_first(handing_over, self.suspend_flow.wait())
         if handing_over in ended.done:
             self._read_offset[tp] = fresh[-1].offset + 1
 
-    async def _beginning(self, tp: TP) -> int:
+    async def _next_offset(self, tp: TP) -> int:
+        """Return what is to be handed over next; where nothing was ever committed, the first there is."""
+        read = self._read_offset[tp]
+        if read is not None:
+            return read
         [offset] = (await self.earliest_offsets(tp)).values()
         return int(offset)
+
+    async def _looks_again(self, tp: TP, read: int, found: int) -> bool:
+        """Go back if offsets were passed over and this is the first look at them.
+
+        They may hold no record; or what was fetched was dropped, or fetched before a rebalance put the position back.
+        """
+        if found <= read or self._gaps.get(tp) == (read, found):
+            return False
+        self._gaps[tp] = read, found
+        await self.seek(tp, read)
+        return True
+
+    async def _put_back(self, tps: Iterable[TP]) -> None:
+        """Go back where records were fetched but not handed over; else only the partition's next record tells it."""
+        for tp in list(tps):
+            with suppress(IllegalStateError, KafkaError, TimeoutError):  # not assigned any more, or Kafka is away
+                read = await self._next_offset(tp)
+                position = await asyncio.wait_for(self.position(tp), _POSITION_S)
+                if self.flow_active and position is not None and read == await self._next_offset(tp):
+                    await self._looks_again(tp, read, position)
 
     def _to_run(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], first_offset: int, position: int) -> Run:
         last = records[-1]

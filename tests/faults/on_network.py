@@ -1,4 +1,7 @@
-"""Faults of the network: workers in a network namespace of their own, whose links are cut, lossy or slow."""
+"""Faults of the network: workers in a network namespace of their own, whose links are cut, lossy or narrow.
+
+nftables drops packets within that namespace, and tc's tbf narrows the links; netem is not in every kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from urllib.parse import urlsplit
 
 from connectors.settings import Settings
@@ -21,6 +25,8 @@ from tests.faults.trial import Trial, quiet_stack
 
 _CUT_S = (5.0, 25.0)
 _POOR_S = 20.0
+_LOST_PERCENT = 5
+_NARROW = ("tbf", "rate", "1mbit", "burst", "16kb", "latency", "400ms")  # about half of what the load needs
 _START_S = 8.0
 
 
@@ -45,6 +51,8 @@ TO_KAFKA = Link(f"{_PREFIX}k", f"{_NET}.{_SUBNET}")
 TO_DATABASE = Link(f"{_PREFIX}d", f"{_NET}.{_SUBNET + 1}")
 TO_REGISTRY = Link(f"{_PREFIX}r", f"{_NET}.{_SUBNET + 2}")
 _LINKS = (TO_KAFKA, TO_DATABASE, TO_REGISTRY)
+_TABLE = "faults"
+_HOOKS = {"input": "iifname", "output": "oifname"}  # what comes from the servers, and what the workers send
 COMMAND = ("ip", "netns", "exec", NAMESPACE, sys.executable, "-m", "healthalliance")
 
 
@@ -52,9 +60,9 @@ def why_not() -> str | None:
     """Say what keeps this machine from having networks of its own, None where nothing does."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    missing = [program for program in ("ip", "tc") if shutil.which(program) is None]
+    missing = [program for program in ("ip", "tc", "nft") if shutil.which(program) is None]
     if missing:
-        return f"needs {' and '.join(missing)} (on Debian: apt-get install iproute2)"
+        return f"needs {' and '.join(missing)} (on Debian: apt-get install iproute2 nftables)"
     tried = subprocess.run(["ip", "netns", "add", f"{_PREFIX}-try"], capture_output=True, check=False)
     if tried.returncode != 0:
         return "this machine does not allow network namespaces"
@@ -94,6 +102,9 @@ def _make_network(at_end: ExitStack) -> None:
         _run("ip", "link", "set", link.name, "up")
         _there("ip", "address", "add", f"{link.subnet}.2/24", "dev", f"{link.name}p")
         _there("ip", "link", "set", f"{link.name}p", "up")
+    _there("nft", "add", "table", "inet", _TABLE)
+    for hook in _HOOKS:
+        _there("nft", f"add chain inet {_TABLE} {hook} {{ type filter hook {hook} priority 0; }}")
 
 
 def _relay(host: str, port: int) -> socket.socket:
@@ -127,14 +138,14 @@ def give_time(_: WorkerProcesses) -> None:
 def disturb(trial: Trial) -> None:
     """Disturb one link after the other, and measure how long it takes to have caught up once it is well again."""
     harms: list[Callable[[Trial], None]] = [
-        lambda trial: _cut(trial, TO_KAFKA, here=True, there=True),
-        lambda trial: _cut(trial, TO_DATABASE, here=True, there=True),
-        lambda trial: _cut(trial, TO_KAFKA, here=True, there=False),
-        lambda trial: _cut(trial, TO_DATABASE, here=False, there=True),
-        lambda _: _poor("loss", "5%"),
-        lambda _: _poor("delay", "200ms"),
-        lambda trial: _cut(trial, TO_KAFKA, here=False, there=True),
-        lambda trial: _cut(trial, TO_DATABASE, here=True, there=False),
+        lambda trial: _cut(trial, TO_KAFKA, "input", "output"),
+        lambda trial: _cut(trial, TO_DATABASE, "input", "output"),
+        lambda trial: _cut(trial, TO_KAFKA, "input"),
+        lambda trial: _cut(trial, TO_DATABASE, "output"),
+        lambda _: _lose(),
+        lambda _: _narrow(),
+        lambda trial: _cut(trial, TO_KAFKA, "output"),
+        lambda trial: _cut(trial, TO_DATABASE, "input"),
     ]
     rate = trial.scenario.events_per_s or 0.0
     for number in trial.moments():
@@ -142,24 +153,34 @@ def disturb(trial: Trial) -> None:
         trial.measure("catch_up_s", trial.wait_until(lambda: trial.watch.waiting < rate, 180))
 
 
-def _cut(trial: Trial, link: Link, *, here: bool, there: bool) -> None:
-    with _netem(link, ("loss", "100%"), here=here, there=there):
+def _cut(trial: Trial, link: Link, *hooks: str) -> None:
+    with _dropping(hooks, (link,)):
         time.sleep(trial.rng.uniform(*_CUT_S))
 
 
-def _poor(*how: str) -> None:
-    with _netem(TO_KAFKA, how, here=True, there=True), _netem(TO_DATABASE, how, here=True, there=True):
+def _lose() -> None:
+    with _dropping(_HOOKS, (TO_KAFKA, TO_DATABASE), f"numgen random mod 100 < {_LOST_PERCENT}"):
         time.sleep(_POOR_S)
 
 
 @contextmanager
-def _netem(link: Link, how: tuple[str, ...], *, here: bool, there: bool) -> Iterator[None]:
-    """Disturb what the servers' end sends, or the workers', or both."""
-    with ExitStack() as at_end:
-        for run, device in [(_run, link.name)] * here + [(_there, f"{link.name}p")] * there:
-            run("tc", "qdisc", "add", "dev", device, "root", "netem", *how)
-            at_end.callback(run, "tc", "qdisc", "del", "dev", device, "root")
+def _dropping(hooks: Iterable[str], links: Iterable[Link], which: str = "") -> Iterator[None]:
+    """Drop packets of the links, in the directions of the hooks: all, or which."""
+    try:
+        for hook, link in product(hooks, links):
+            _there("nft", f'add rule inet {_TABLE} {hook} {_HOOKS[hook]} "{link.name}p" {which} drop')
         yield
+    finally:
+        _there("nft", "flush", "table", "inet", _TABLE)
+
+
+def _narrow() -> None:
+    with ExitStack() as at_end:
+        for link in (TO_KAFKA, TO_DATABASE):
+            for run, device in ((_run, link.name), (_there, f"{link.name}p")):
+                run("tc", "qdisc", "add", "dev", device, "root", *_NARROW)
+                at_end.callback(run, "tc", "qdisc", "del", "dev", device, "root")
+        time.sleep(_POOR_S)
 
 
 def _run(*command: str) -> None:

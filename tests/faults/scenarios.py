@@ -143,7 +143,7 @@ SCENARIOS = {
         ),
         Scenario(
             "network",
-            "links to Kafka and PostgreSQL cut, one way too, lossy and slow: caught up within 60 s",
+            "links to Kafka and PostgreSQL cut, one way too, lossy and narrow: caught up within 60 s",
             events=40_000,
             strikes=16,
             kinds=4,

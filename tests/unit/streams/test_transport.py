@@ -35,7 +35,7 @@ class Consumer(RunConsumer):
     def __init__(self, *polls: Sequence[int], most: int = 500) -> None:
         self.polls, self.runs, self.waits = list(polls), list[Run](), 0
         self.sought: list[int] = []
-        self.beginning = 0
+        self.beginning = self.fetches_from = 0
         app = faust.App(
             "test",
             broker="kafka://nowhere",
@@ -57,10 +57,12 @@ class Consumer(RunConsumer):
             self._stopped.set()
             return {}, {PARTITION}
         self.polled = self.polls.pop(0)
+        self.fetches_from = self.polled[-1] + 1
         return {PARTITION: records(*self.polled)}, {PARTITION}
 
     async def _seek(self, partition: TP, offset: int) -> None:
         self.sought.append(offset)
+        self.fetches_from = offset
         self.polls.insert(0, self.log_from(offset))
 
     def log_from(self, offset: int) -> Sequence[int]:
@@ -69,6 +71,9 @@ class Consumer(RunConsumer):
 
     async def earliest_offsets(self, *partitions: TP) -> Any:
         return dict.fromkeys(partitions, self.beginning)
+
+    async def position(self, tp: TP) -> int:
+        return self.fetches_from
 
     async def _wait_for_ack(self, timeout: float) -> None:
         self.waits += 1
@@ -175,9 +180,8 @@ async def test_what_was_fetched_before_the_position_was_put_back_is_not_taken_fo
 async def test_a_run_tells_up_to_where_everything_must_be_applied() -> None:
     first, second = await Consumer([0, 1], [2]).hand_over_all()
     assert (first.position, second.position) == (0, 2)
-    in_the_midst = Consumer([7])
-    in_the_midst.beginning = 3
-    assert [run.position for run in await in_the_midst.hand_over_all()] == [7]
+    gap = Consumer([0, 1], [5])
+    assert [run.position for run in await gap.hand_over_all()] == [0, 2]
     begins_there = Consumer([7])
     begins_there.beginning = 7
     assert [run.position for run in await begins_there.hand_over_all()] == [0]
@@ -188,6 +192,29 @@ async def test_nothing_is_handed_over_while_the_flow_is_stopped() -> None:
     consumer.stop_flow()
     assert await consumer.hand_over_all() == []
     assert consumer._read_offset[PARTITION] is None
+
+
+async def test_what_was_fetched_but_not_handed_over_is_fetched_again_though_nothing_follows() -> None:
+    consumer = Consumer([0, 1])
+    consumer.stop_flow()
+    await consumer.hand_over_all()
+    consumer.resume_flow()
+    await consumer._put_back({PARTITION})
+    assert (consumer.sought, consumer.polls) == ([0], [[0, 1]])
+
+
+async def test_a_position_is_put_back_once_for_offsets_that_hold_no_record() -> None:
+    consumer = Consumer()
+    consumer._read_offset[PARTITION], consumer.fetches_from = 5, 7
+    for _ in range(2):
+        await consumer._put_back({PARTITION})
+        consumer.fetches_from = 7
+    assert consumer.sought == [5]
+
+
+async def test_a_beginning_that_was_dropped_is_fetched_again() -> None:
+    consumer = Rebalanced([10, 11])
+    assert [offsets_of(run) for run in await consumer.hand_over_all()] == [list(range(12))]
 
 
 async def test_what_a_rebalance_kept_from_being_handed_over_counts_as_not_read() -> None:
