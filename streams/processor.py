@@ -66,6 +66,7 @@ class Results:
     features: list[FeaturesChange] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
+    revisions: Mapping[PatientKey, int] = field(default_factory=dict)  # of the patients' histories, once committed
     decided_at: float = field(default_factory=monotonic)  # seconds, before the commit
 
     @property
@@ -187,6 +188,7 @@ class Processor:
             decision.features,
             decision.rejected,
             [(key[0], patient_id) for _, key, patient_id in decision.erased],
+            {**_revisions(stored), **{key: revision + 1 for key, (revision, _) in writes.histories.items()}},
         )
         if len(fresh) < len(events):
             again = await self._again(batch, events, reached, {**known.histories, **decision.histories})
@@ -196,6 +198,7 @@ class Processor:
                 again.features + results.features,
                 again.rejected + results.rejected,
                 again.erased + results.erased,
+                results.revisions,
             )
         return results, {**reached, **{one.partition: one.next_offset for one in writes.advances}}
 
@@ -280,12 +283,12 @@ class Processor:
             self._note_trouble("kafka", False)
 
     async def publish_newest(self, events: Sequence[Event], published: Results) -> None:
-        """Publish what the store holds of the events' patients since these events, until that is the newest.
+        """Publish what the store holds of the events' patients since these events, until nothing newer is there.
 
         For results that were published so late that another worker may have published newer ones before them, which
         would then lie below. Retries as `apply` and `publish` do.
         """
-        seen: Mapping[PatientKey, int] | None = None
+        seen = published.revisions
         while True:
             async for attempt in self._attempts(*TRANSIENT):
                 with attempt:
@@ -317,7 +320,7 @@ class Processor:
             features=current_features(events, known.histories, stored),
             erased=[*published.erased, *sorted(gone.difference(published.erased))],
         )
-        return newest, {key: held.revision for key, held in stored.items()}
+        return newest, _revisions(stored)
 
     def _attempts(self, *on: type[Exception]) -> AsyncIterator[stamina.Attempt]:
         return stamina.retry_context(on=on, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0)
@@ -364,6 +367,10 @@ def _require_whole(reached: Mapping[Partition, int], positions: Positions) -> No
                 f"{partition.topic}/{partition.number} goes on at {position}, but is applied up to {next_offset} only. "
                 "If starting again does not help, set the consumer group back to that offset."
             )
+
+
+def _revisions(stored: Mapping[PatientKey, StoredHistory]) -> dict[PatientKey, int]:
+    return {key: held.revision for key, held in stored.items()}
 
 
 def _partition(event: Event) -> Partition:

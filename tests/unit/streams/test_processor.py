@@ -373,6 +373,16 @@ async def frozen(world: World, batch: Sequence[Record], meanwhile: Sequence[Reco
     await sleeper.publish_newest(events, results)
 
 
+async def test_late_results_are_the_newest_where_nobody_went_on() -> None:
+    world = World()
+    events = await world.worker.read(BATCH)
+    results = await world.worker.apply(events)
+    await world.worker.publish(results)
+    before = list(world.publisher.confirmed)
+    await world.worker.publish_newest(events, results)
+    assert world.publisher.confirmed == before
+
+
 async def test_newer_features_and_scores_are_published_after_late_ones() -> None:
     world = World()
     await frozen(world, BATCH, records(encounter(version=3, end="2024-03-09"), condition("c2"), first=4))
@@ -406,17 +416,18 @@ async def test_who_goes_on_meanwhile_is_published_until_it_is_the_newest() -> No
     await sleeper.publish(results)
     world.restart()
     publish, more = sleeper.publish, [records(encounter(version=3 + n, end=f"2024-03-{9 + n:02}"), first=4 + n)
-                                      for n in range(2)]  # fmt: skip
+                                      for n in range(3)]  # fmt: skip
 
     async def publish_while_others_go_on(results: Results) -> None:
         if more:
             await world.take(more.pop(0))
         await publish(results)
 
+    await world.take(more.pop(0))
     sleeper.publish = publish_while_others_go_on  # type: ignore[method-assign]
     await sleeper.publish_newest(events, results)
     [features] = world.publisher.compacted(FEATURES).values()
-    assert avro.decode("EncounterFeatures", features[5:])["encounter_version"] == "version_id:4"
+    assert avro.decode("EncounterFeatures", features[5:])["encounter_version"] == "version_id:5"
 
 
 # --- too much is rejected
