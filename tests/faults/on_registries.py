@@ -81,7 +81,10 @@ _SERVERS: dict[Path, ModelServer] = {}  # by data folder
 
 
 def swap_champions(trial: Trial) -> None:
-    """Make one new champion after the other; half-way both registries are away, and a worker dies meanwhile."""
+    """Make one new champion after the other; half-way both registries are away, and a worker dies meanwhile.
+
+    Where models come from a file, no server can be away: then it is the schema registry only.
+    """
     for number in trial.moments():
         _swap(trial, number)
         if number == trial.strikes // 2:
@@ -111,10 +114,11 @@ def _has_scored(trial: Trial, version: str) -> bool:
 
 
 def _be_away(trial: Trial) -> None:
-    server = _SERVERS[trial.settings.data_dir]
+    server = _SERVERS.get(trial.settings.data_dir)
     pid = trial.pid_of(Part.REGISTRY)
     os.kill(pid, signal.SIGKILL)
-    server.kill()
+    if server is not None:
+        server.kill()
     trial.wait_until(lambda: has_ended(pid), 30)
     away_s = _AWAY_S * trial.scale
     time.sleep(away_s / 2)
@@ -122,4 +126,5 @@ def _be_away(trial: Trial) -> None:
     time.sleep(away_s / 2)
     trial.require_alive()
     trial.start_parts()
-    server.start()
+    if server is not None:
+        server.start()
