@@ -25,6 +25,7 @@ AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 # What a retry may find good again.
 TRANSIENT = (
@@ -353,13 +354,19 @@ class Store:
         await self._pool.close()
 
 
+# The rows that a frozen, unplugged or cut-off worker has locked are free again after this long: whoever has its
+# partitions now waits for them. Between two statements of a batch lie milliseconds.
+_SESSION = {"idle_in_transaction_session_timeout": "20s", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "3"}  # fmt: skip
+
+
 async def connect(database_url: str, schema: str | None = None) -> Store:
     """Connect, to the tables of another `schema` if one is named; raise UnavailableError where there is no answer."""
-    where = {"search_path": f'"{schema}"'} if schema else {}
+    session = {**_SESSION, **({"search_path": f'"{schema}"'} if schema else {})}
     try:
         return Store(
             await asyncpg.create_pool(
-                database_url, min_size=1, max_size=4, timeout=10, command_timeout=30, server_settings=where
+                database_url, min_size=1, max_size=4, timeout=10, command_timeout=30, server_settings=session
             )
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
