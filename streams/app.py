@@ -100,8 +100,7 @@ def create_app(
         results = await applied
         await before
         await processor.publish(results)  # after the commit, every delivery confirmed
-        if results.age_s > _SESSION_S / 2:
-            # This process may have been frozen, and another one have published newer results before these.
+        if results.may_be_late(after_s=_SESSION_S / 2):  # this process may have been frozen, or follow one that was
             await processor.publish_newest(await events, results)
         for run in runs:
             run.ack()

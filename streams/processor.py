@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
 from types import MappingProxyType
@@ -67,12 +67,12 @@ class Results:
     rejected: list[Rejected] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
     revisions: Mapping[PatientKey, int] = field(default_factory=dict)  # of the patients' histories, once committed
-    decided_at: float = field(default_factory=monotonic)  # seconds, before the commit
+    begun_at: float = field(default_factory=monotonic)  # seconds, before any row was locked
+    are_repeated: bool = False  # at least some of them
 
-    @property
-    def age_s(self) -> float:
-        """Return for how many seconds others may have gone on since."""
-        return monotonic() - self.decided_at
+    def may_be_late(self, after_s: float) -> bool:
+        """Tell whether another worker may have gone on with these partitions and published newer results by now."""
+        return self.are_repeated or monotonic() - self.begun_at > after_s
 
 
 class Processor:
@@ -136,8 +136,10 @@ class Processor:
         async for attempt in self._attempts(*TRANSIENT):
             with attempt:
                 self._note_trouble("postgres", attempt.num > 1)
+                begun_at = monotonic()
                 async with self._store.batch() as batch:
                     results, reached = await self._apply(batch, events, positions)
+                results = replace(results, begun_at=begun_at)
         self._expected.update(reached)
         self._note_trouble("postgres", False)
         _count(events, results)
@@ -199,6 +201,7 @@ class Processor:
                 again.rejected + results.rejected,
                 again.erased + results.erased,
                 results.revisions,
+                are_repeated=True,
             )
         return results, {**reached, **{one.partition: one.next_offset for one in writes.advances}}
 
