@@ -297,33 +297,37 @@ class Processor:
                 with attempt:
                     self._note_trouble("postgres", attempt.num > 1)
                     async with self._store.batch() as batch:
-                        newest, revisions = await self._newest(batch, events, published)
+                        stored, known = await load_known(batch, events)
+                        revisions = _revisions(stored)
+                        changed = {key for key, revision in revisions.items() if seen.get(key) != revision}
+                        newest = await self._newest(batch, events, published, known, changed)
             self._note_trouble("postgres", False)
-            if revisions == seen:
+            if not changed:
                 return
             await self.publish(newest)
             seen = revisions
 
     async def _newest(
-        self, batch: Batch, events: Sequence[Event], published: Results
-    ) -> tuple[Results, dict[PatientKey, int]]:
-        stored, known = await load_known(batch, events)
+        self, batch: Batch, events: Sequence[Event], published: Results, known: Known, patients: set[PatientKey]
+    ) -> Results:
+        pseudonyms = [pseudonym for _, pseudonym in patients]
         scores: list[RiskScore] = []
         for partition, first in _first_offsets(events).items():
-            rows = await batch.load_results(partition, first, patients=[pseudonym for _, pseudonym in stored])
+            rows = await batch.load_results(partition, first, patients=pseudonyms)
             scores += stored_scores(events, rows, known.histories)
         there = {one.record_id for one in scores}
         gone = {
             (one.institution, one.patient_reference.removeprefix("Patient/"))
             for one in published.scores
-            if one.record_id not in there
+            if (one.institution, one.patient_pseudonym) in patients and one.record_id not in there
         }
-        newest = Results(
-            scores=scores,
-            features=current_features(events, known.histories, stored),
-            erased=[*published.erased, *sorted(gone.difference(published.erased))],
-        )
-        return newest, _revisions(stored)
+        gone |= {
+            (event.sender.institution.id, patient_id)
+            for event in events
+            for patient_id in event.parsed.erase
+            if (event.sender.institution.id, event.sender.keys.patient_pseudonym(patient_id)) in patients
+        }
+        return Results(scores=scores, features=current_features(events, known.histories, patients), erased=sorted(gone))
 
     def _attempts(self, *on: type[Exception]) -> AsyncIterator[stamina.Attempt]:
         return stamina.retry_context(on=on, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0)

@@ -22,7 +22,7 @@ from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Scenario, Trial, carry_out, quiet_stack
 from tests.integration.running import data_folder
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 _SEED = 1
 _PARTITIONS = 8
