@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from healthalliance.console import Json, connected, out, print_json
 
@@ -35,7 +35,8 @@ def list_groups(
     if as_json:
         print_json(groups)
         return
-    table = Table("institution", "reason", "path", "events", "first seen", "last seen")
+    whole = [Column(name, overflow="fold") for name in ("reason", "path")]  # codes are searched for, never cut
+    table = Table("institution", *whole, "events", "first seen", "last seen")
     for one in groups:
         seen = (one[name].strftime("%Y-%m-%d %H:%M:%S") for name in ("first_seen", "last_seen"))
         table.add_row(one["institution"], one["reason"], one["path"], f"{one['events']:,}", *seen)
