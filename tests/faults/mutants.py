@@ -5,6 +5,7 @@ python -m tests.faults.mutants NAME worker …
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
@@ -19,6 +20,8 @@ from healthalliance.cli import main
 from streams import processor
 from streams.transport import RunConsumer
 
+_SLOW_S = 0.1
+
 
 def naive() -> None:
     """Take as Faust's `take` does: what was taken is acknowledged once more is asked for, whatever became of it."""
@@ -32,6 +35,7 @@ def naive() -> None:
                 run.ack()
 
     setattr(faust.Stream, "noack_take", take)  # noqa: B010  # mypy holds methods to be constant
+    be_slow()
 
 
 def early_ack() -> None:
@@ -46,6 +50,17 @@ def early_ack() -> None:
         await self.commit()
 
     setattr(RunConsumer, "_hand_over", acknowledged)  # noqa: B010
+
+
+def be_slow() -> None:
+    """Take a while to apply, as on a busy database, so that a kill meets what is acknowledged and not applied."""
+    apply = processor.Processor.apply
+
+    async def slowly(self: processor.Processor, *given: Any) -> processor.Results:
+        await asyncio.sleep(_SLOW_S)
+        return await apply(self, *given)
+
+    setattr(processor.Processor, "apply", slowly)  # noqa: B010
 
 
 def leap() -> None:
