@@ -283,17 +283,18 @@ def test_a_new_model_shows_which_bands_change_and_what_scored_before(scored: Sco
     assert found.with_other_numbers > 50
     assert (found.with_other_facts, found.new_scores, found.gone_scores) == (0, 0, 0)
     assert (found.newly_scored, found.no_longer_scored) == (0, 0)
-    assert Counter({(one.from_band, one.to_band): one.encounters for one in found.crossings}) == crossed(settings)
+    assert Counter({(one.from_band, one.to_band): one.encounters for one in found.crossings}) == crossed(scored)
     for crossing in found.crossings:
         assert 1 <= len(crossing.examples) <= 3
         assert all(re.fullmatch(r"[0-9a-f-]{36}", one.encounter_pseudonym) for one in crossing.examples)
 
 
-def crossed(settings: Settings) -> Counter[tuple[str, str]]:
-    rows = fetch(settings, "SELECT one.band AS was, two.band AS now FROM public.latest_risk AS one "
+def crossed(scored: Scored) -> Counter[tuple[str, str]]:
+    rows = fetch(scored.settings, "SELECT one.band AS was, two.band AS now FROM public.latest_risk AS one "
                            "JOIN new_model.latest_risk AS two USING (institution, encounter_pseudonym) "
                            "JOIN new_model.live_scores AS scored ON scored.record_id = one.record_id "
-                           "WHERE one.band <> two.band")  # fmt: skip
+                           "WHERE one.band <> two.band AND one.received_at >= $1",
+                 scored.window.since)  # fmt: skip
     return Counter((row["was"], row["now"]) for row in rows)
 
 
