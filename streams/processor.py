@@ -300,9 +300,9 @@ class Processor:
                         stored, known = await load_known(batch, events)
                         revisions = _revisions(stored)
                         changed = {key for key, revision in revisions.items() if seen.get(key) != revision}
-                        newest = await self._newest(batch, events, published, known, changed)
+                        newest = await self._newest(batch, events, published, known, changed) if changed else None
             self._note_trouble("postgres", False)
-            if not changed:
+            if newest is None:
                 return
             await self.publish(newest)
             seen = revisions

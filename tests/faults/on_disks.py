@@ -19,7 +19,7 @@ from connectors.settings import Settings
 from healthalliance import local_stack
 from healthalliance.local_stack import Part
 from schemas.errors import LocalStackError
-from tests.faults.trial import Trial, has_ended, quiet_stack
+from tests.faults.trial import Trial, has_ended, quiet_stack, what_root_lacks
 
 _PARTS = (Part.POSTGRES, Part.KAFKA)
 _SIZE = 1 << 30  # bytes
@@ -30,11 +30,8 @@ _FILLER = "filled-by-something-else"
 
 def why_not() -> str | None:
     """Say what keeps this machine from mounting small file systems, None where nothing does."""
-    if os.geteuid() != 0:
-        return "mounting file systems needs root"
-    missing = [program for program in ("mkfs.ext4", "mount", "umount") if shutil.which(program) is None]
-    if missing:
-        return f"needs {' and '.join(missing)} (on Debian: apt-get install e2fsprogs mount)"
+    if (lacking := what_root_lacks(["mkfs.ext4", "mount", "umount"], "e2fsprogs mount")) is not None:
+        return lacking
     with tempfile.TemporaryDirectory() as folder:
         image, point = Path(folder) / "image", Path(folder) / "point"
         point.mkdir()

@@ -6,7 +6,6 @@ nftables drops packets within that namespace, and tc's tbf narrows the links; ne
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 from connectors.settings import Settings
 from healthalliance.workers import WorkerProcesses
 from tests.faults.kafka_nodes import Cluster, folder_beside
-from tests.faults.trial import Trial, quiet_stack
+from tests.faults.trial import Trial, quiet_stack, what_root_lacks
 
 _CUT_S = (5.0, 25.0)
 _POOR_S = 20.0
@@ -58,11 +57,8 @@ COMMAND = ("ip", "netns", "exec", NAMESPACE, sys.executable, "-m", "healthallian
 
 def why_not() -> str | None:
     """Say what keeps this machine from having networks of its own, None where nothing does."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    missing = [program for program in ("ip", "tc", "nft") if shutil.which(program) is None]
-    if missing:
-        return f"needs {' and '.join(missing)} (on Debian: apt-get install iproute2 nftables)"
+    if (lacking := what_root_lacks(["ip", "tc", "nft"], "iproute2 nftables")) is not None:
+        return lacking
     tried = subprocess.run(["ip", "netns", "add", f"{_PREFIX}-try"], capture_output=True, check=False)
     if tried.returncode != 0:
         return "this machine does not allow network namespaces"

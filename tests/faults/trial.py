@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -27,6 +29,14 @@ _STANDSTILL_S = 180.0  # longer than the longest outage that a scenario makes
 def quiet_stack(settings: Settings) -> AbstractContextManager[Settings]:
     """Run a fresh local stack."""
     return fresh_stack(settings, lambda _: None)
+
+
+def what_root_lacks(programs: Sequence[str], packages: str) -> str | None:
+    """Say what is missing for faults that only root can make, with programs that need not be installed."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [program for program in programs if shutil.which(program) is None]
+    return f"needs {' and '.join(missing)} (on Debian: apt-get install {packages})" if missing else None
 
 
 @dataclass(frozen=True)
