@@ -41,5 +41,5 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 lock:  ## renew requirements.lock from pyproject.toml
-	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
+	uv pip compile pyproject.toml --extra training --group dev --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
 	  --python-version 3.11 -o requirements.lock

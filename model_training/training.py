@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from model_training.dataset import Dataset
 from schemas.errors import NotEnoughStaysError
-from schemas.model import Calibration, Floats, Thresholds
+from schemas.model import Calibration, Floats, Sigmoid, Thresholds
 
 # Fit, calibrate, test.
 SHARES = (0.6, 0.2, 0.2)
@@ -98,9 +98,9 @@ def calibrate(raw: Floats, readmitted: NDArray[np.bool_]) -> Calibration:
     regression = LogisticRegression(C=np.inf).fit(raw[:, None], readmitted)
     slope, intercept = float(regression.coef_[0, 0]), float(regression.intercept_[0])
     if slope > 0:
-        return Calibration(slope, intercept)
+        return Sigmoid(slope, intercept)
     prevalence = float(readmitted.mean())
-    return Calibration(0.0, float(np.log(prevalence / (1 - prevalence))))
+    return Sigmoid(0.0, float(np.log(prevalence / (1 - prevalence))))
 
 
 def choose_thresholds(prevalence: float) -> Thresholds:

@@ -43,19 +43,23 @@ DELETED = Version(Scheme.DELETED, 0)
 
 
 class PatientFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a Patient says that matters here; `deceased_at` is the day's end of nothing if only `deceased` is known."""
+    """What a Patient says that matters here; `deceased_at` is None if only `deceased` is known.
+
+    `person` is the id of the Patient that stands for the same person (Patient.link), None where it is this one.
+    """
 
     birth_date: date | None
     gender: str | None
     deceased: bool
     deceased_at: datetime | None
+    person: str | None = None
 
 
 class EncounterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an Encounter says that matters here; times in UTC.
 
     `level` is the German core data set's contact level; `part_of` the id of the encounter this is a part of;
-    `disposition` an HL7 discharge-disposition code.
+    `disposition` an HL7 discharge-disposition code; `planned` tells an elective admission.
     """
 
     status: str
@@ -67,6 +71,7 @@ class EncounterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     updated: datetime | None
     disposition: str | None
     emergency: bool
+    planned: bool = False
 
 
 class ConditionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):

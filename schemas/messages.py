@@ -77,6 +77,8 @@ class EncounterFeatures:
     admitted_at, discharged_at, as_of: UTC; discharged_at None while the encounter is open.
     disposition: HL7 discharge-disposition code; `exp` died.
     deceased_at: the patient's death as far as is known.
+    planned: the admission was elective.
+    person_pseudonym: who the patient is, where another Patient stands for the same person; else None.
     """
 
     institution: str
@@ -93,6 +95,8 @@ class EncounterFeatures:
     deceased_at: datetime | None
     features: Features
     feature_set: int
+    planned: bool = False
+    person_pseudonym: str | None = None
 
 
 def record_id(topic_id: str, partition: int, offset: int, encounter_pseudonym: str, model_version: str) -> str:

@@ -24,12 +24,8 @@ OUTPUT_NAME = "contributions"
 Floats = NDArray[np.float64]
 
 
-class Calibration(msgspec.Struct, frozen=True):
-    """Platt's sigmoid on the raw probability: 1 / (1 + exp(-(slope · raw + intercept))).
-
-    Smooth on purpose: a stepwise calibration would blow contributions up where a step falls between the
-    baseline and the score.
-    """
+class Sigmoid(msgspec.Struct, frozen=True, tag="sigmoid"):
+    """Platt's sigmoid on the raw probability: 1 / (1 + exp(-(slope · raw + intercept)))."""
 
     slope: float
     intercept: float
@@ -42,6 +38,33 @@ class Calibration(msgspec.Struct, frozen=True):
         """Return the derivative at `raw`."""
         calibrated = self(raw)
         return self.slope * calibrated * (1.0 - calibrated)
+
+
+class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
+    """Straight lines between knots of (raw, calibrated) probability, flat outside: centered isotonic regression.
+
+    raw: strictly rising; calibrated: never falling; both at least one long. Lines instead of steps, since a step
+    between the baseline and the score would blow contributions up (Oron and Flournoy 2017,
+    doi:10.1080/19466315.2017.1286256).
+    """
+
+    raw: tuple[float, ...]
+    calibrated: tuple[float, ...]
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Turn raw probabilities into calibrated ones, element by element."""
+        return np.asarray(np.interp(raw, self.raw, self.calibrated), dtype=np.float64)
+
+    def steepness(self, raw: Floats) -> Floats:
+        """Return the derivative at `raw`; at a knot that of the line above it, outside the knots 0."""
+        knots, values = np.asarray(self.raw), np.asarray(self.calibrated)
+        if len(knots) == 1:
+            return np.zeros_like(raw, dtype=np.float64)
+        slopes = np.concatenate([[0.0], np.diff(values) / np.diff(knots), [0.0]])
+        return np.asarray(slopes[np.searchsorted(knots, raw, side="right")], dtype=np.float64)
+
+
+Calibration = Sigmoid | Isotonic
 
 
 class Thresholds(msgspec.Struct, frozen=True):

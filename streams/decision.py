@@ -191,6 +191,8 @@ def features_message(
         deceased_at=patient.deceased_at if patient else None,
         features=featurize(history, encounter_id, facts, at, rules),
         feature_set=FEATURE_SET,
+        planned=facts.planned,
+        person_pseudonym=sender.keys.patient_pseudonym(patient.person) if patient and patient.person else None,
     )
 
 
@@ -198,7 +200,7 @@ def _digest(message: EncounterFeatures) -> bytes:
     """Digest a message in two halves: what the score depends on, and what only the training does."""
     scored = (message.features.vector(), message.as_of, message.inpatient)
     rest = (message.status, message.class_code, message.admitted_at, message.discharged_at, message.disposition)
-    both = (scored, (*rest, message.deceased_at))
+    both = (scored, (*rest, message.deceased_at, message.planned, message.person_pseudonym))
     return b"".join(blake2b(msgspec.msgpack.encode(half), digest_size=8).digest() for half in both)
 
 

@@ -161,7 +161,22 @@ def _read_patient(resource: dict[str, Any], id_: str, reading: _Reading) -> Fact
         gender=reading.code(resource.get("gender"), _GENDER, "gender"),
         deceased=deceased is True or deceased_at is not None,
         deceased_at=deceased_at,
+        person=_person(resource, id_, reading),
     )
+
+
+def _person(resource: dict[str, Any], id_: str, reading: _Reading) -> str | None:
+    """Read which Patient stands for the same person (Patient.link), None where it is this one.
+
+    `refer` and `replaced-by` name the main one; of two that see each other also, the first by id stands for both.
+    """
+    for link in resource.get("link") or ():
+        other = resolve(link.get("other"), "Patient", reading.setting.full_urls)
+        if other is None or len(other) > _ID_LENGTH or other == id_ or link.get("type") == "replaces":
+            continue
+        person = min(id_, other) if link.get("type") == "seealso" else other
+        return None if person == id_ else person
+    return None
 
 
 def _read_encounter(resource: dict[str, Any], id_: str, reading: _Reading) -> Facts | None:
@@ -185,6 +200,7 @@ def _read_encounter(resource: dict[str, Any], id_: str, reading: _Reading) -> Fa
         updated=reading.instant((resource.get("meta") or {}).get("lastUpdated"), "meta.lastUpdated"),
         disposition=discharge_disposition(hospitalization),
         emergency=_is_emergency(resource, hospitalization),
+        planned=_is_planned(resource),
     )
     if status == "finished" and not end and is_inpatient(id_, facts, reading.setting.institution.rules):
         reading.refuse(Reason.MISSING_PERIOD_END, "period.end", "a finished inpatient stay has an end.")
@@ -204,6 +220,11 @@ def _is_emergency(resource: dict[str, Any], hospitalization: dict[str, Any]) -> 
     priority = {coding.get("code") for coding in _codings(resource.get("priority"))}
     source = {coding.get("code") for coding in _codings(hospitalization.get("admitSource"))}
     return "EM" in priority or not source.isdisjoint({"emd", "N"})
+
+
+def _is_planned(resource: dict[str, Any]) -> bool:
+    """Read an elective admission: v3-ActPriority EL."""
+    return any(coding.get("code") == "EL" for coding in _codings(resource.get("priority")))
 
 
 def _read_condition(resource: dict[str, Any], id_: str, reading: _Reading) -> Facts | None:

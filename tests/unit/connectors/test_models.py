@@ -35,7 +35,7 @@ from connectors.settings import Settings
 from model_training.forest_onnx import build, raw_baseline
 from schemas.errors import ConfigurationError, ModelRefusedError, NoModelError, UnavailableError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
-from schemas.model import Calibration, Model, ModelCard, Thresholds, explain
+from schemas.model import Model, ModelCard, Sigmoid, Thresholds, explain
 
 ROWS = np.random.default_rng(1).uniform(0, 10, (200, len(FEATURE_NAMES))).astype(np.float32)
 
@@ -47,7 +47,7 @@ def forest_file(seed: int = 1, features: int = len(FEATURE_NAMES), **changed: An
         feature_names=FEATURE_NAMES,
         feature_set=FEATURE_SET,
         raw_baseline=raw_baseline(forest),
-        calibration=Calibration(4.0, -3.0),
+        calibration=Sigmoid(4.0, -3.0),
         thresholds=Thresholds(0.1, 0.2),
     )
     return build(forest, msgspec.structs.replace(card, **changed))

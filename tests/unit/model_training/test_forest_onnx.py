@@ -15,7 +15,7 @@ from model_training.labels import label
 from model_training.training import fit, raw_probability, split_by_patient
 from schemas.errors import ModelRefusedError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
-from schemas.model import Calibration, ModelCard, Thresholds, explain
+from schemas.model import ModelCard, Sigmoid, Thresholds, explain
 from tests.unit.model_training.stays import simulated
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -26,7 +26,7 @@ def card_of(forest: RandomForestClassifier) -> ModelCard:
         feature_names=FEATURE_NAMES,
         feature_set=FEATURE_SET,
         raw_baseline=raw_baseline(forest),
-        calibration=Calibration(4.0, -3.0),
+        calibration=Sigmoid(4.0, -3.0),
         thresholds=Thresholds(0.1, 0.2),
     )
 

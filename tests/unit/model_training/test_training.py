@@ -19,6 +19,7 @@ from model_training.training import (
 from schemas.errors import NotEnoughStaysError
 from schemas.features import FEATURE_NAMES, UNKNOWN
 from schemas.messages import Band
+from schemas.model import Sigmoid
 from tests.unit.model_training.stays import features, simulated, stay
 
 
@@ -113,12 +114,14 @@ def test_calibration_recovers_the_sigmoid_that_made_the_outcomes() -> None:
     raw = rng.uniform(0, 1, 40_000)
     readmitted = rng.random(40_000) < 1 / (1 + np.exp(-(4 * raw - 3)))
     calibration = calibrate(raw, readmitted)
+    assert isinstance(calibration, Sigmoid)
     assert (calibration.slope, calibration.intercept) == pytest.approx((4, -3), abs=0.15)
 
 
 def test_a_forest_that_ranks_the_wrong_way_round_is_flattened_to_the_prevalence() -> None:
     raw = np.linspace(0, 1, 100)
     calibration = calibrate(raw, raw < 0.3)
+    assert isinstance(calibration, Sigmoid)
     assert calibration.slope == 0
     assert calibration(raw) == pytest.approx(np.full(100, 0.3))
 

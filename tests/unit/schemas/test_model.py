@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.messages import Band
-from schemas.model import Calibration, Floats, ModelCard, Thresholds, explain
+from schemas.model import Calibration, Floats, Isotonic, ModelCard, Sigmoid, Thresholds, explain
 
 WIDTH = len(FEATURE_NAMES)
 CARD = ModelCard(
     feature_names=FEATURE_NAMES,
     feature_set=FEATURE_SET,
     raw_baseline=0.4,
-    calibration=Calibration(slope=5.0, intercept=-3.0),
+    calibration=Sigmoid(slope=5.0, intercept=-3.0),
     thresholds=Thresholds(medium=0.1, high=0.3),
 )
 
@@ -48,7 +48,14 @@ def explained(raw: Floats, card: ModelCard = CARD) -> tuple[Floats, float, Float
 
 
 SHARES = st.floats(0, 1)
-CALIBRATIONS = st.builds(Calibration, slope=st.floats(0.1, 12), intercept=st.floats(-8, 4))
+SIGMOIDS = st.builds(Sigmoid, slope=st.floats(0.1, 12), intercept=st.floats(-8, 4))
+ISOTONICS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 1000)), min_size=1, max_size=8).map(
+    lambda knots: Isotonic(
+        tuple(raw / 100 for raw in sorted({raw for raw, _ in knots})),
+        tuple(sorted(value / 1000 for _, value in knots))[: len({raw for raw, _ in knots})],
+    )
+)
+CALIBRATIONS = SIGMOIDS | ISOTONICS
 CARDS = st.builds(
     lambda baseline, calibration: msgspec.structs.replace(CARD, raw_baseline=baseline, calibration=calibration),
     st.floats(0.01, 0.99),
@@ -126,10 +133,16 @@ def test_calibration_keeps_the_order_and_stays_a_probability(calibration: Calibr
     assert 0 <= low <= high <= 1
 
 
-@given(CALIBRATIONS, SHARES)
-def test_steepness_is_the_derivative(calibration: Calibration, raw: float) -> None:
+@given(SIGMOIDS, SHARES)
+def test_steepness_is_the_derivative(calibration: Sigmoid, raw: float) -> None:
     around = calibration(np.array([raw - 1e-5, raw + 1e-5]))
     assert float(calibration.steepness(np.asarray(raw))) == pytest.approx((around[1] - around[0]) / 2e-5, rel=1e-4)
+
+
+def test_an_isotonic_calibration_is_as_steep_as_its_lines() -> None:
+    calibration = Isotonic((0.1, 0.4, 0.5), (0.0, 0.3, 0.9))
+    assert calibration.steepness(np.array([0.0, 0.1, 0.2, 0.45, 0.5, 0.9])) == pytest.approx([0, 1, 1, 6, 0, 0])
+    assert Isotonic((0.1,), (0.3,)).steepness(np.array([0.1])) == pytest.approx([0])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.history import PatientHistory, decode_history, encode_history
 from schemas.intake.event import parse_event
 from schemas.intake.structure import fhirkit_issues
-from schemas.model import Calibration, Floats, ModelCard, Thresholds
+from schemas.model import Floats, ModelCard, Sigmoid, Thresholds
 from schemas.pseudonyms import institution_keys
 from streams.decision import Decision, Event, Known, Outcome, PatientKey, Sender, decide
 from tests.unit.schemas.fhir_events import ARRIVAL, LIMITS, dkfz, raw
@@ -85,7 +85,7 @@ CARD = ModelCard(
     feature_names=FEATURE_NAMES,
     feature_set=FEATURE_SET,
     raw_baseline=0.3,
-    calibration=Calibration(slope=4.0, intercept=-2.5),
+    calibration=Sigmoid(slope=4.0, intercept=-2.5),
     thresholds=Thresholds(medium=0.2, high=0.5),
 )
 
