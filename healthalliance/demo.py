@@ -22,7 +22,7 @@ from connectors.settings import Settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
-from healthalliance.local_stack import Say
+from healthalliance.local_stack import DEFAULT_PORTS, Ports, Say
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
 from healthalliance.reports import progress_table, risk_table, training_table
@@ -67,12 +67,12 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
 
 
 @contextmanager
-def fresh_stack(settings: Settings, say: Say) -> Iterator[Settings]:
+def fresh_stack(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Iterator[Settings]:
     """Run a stack from an empty data folder, with its topics and tables, and stop it at the end."""
     local_stack.down(settings)
     shutil.rmtree(settings.data_dir, ignore_errors=True)
     try:
-        running = local_stack.up(settings, say)
+        running = local_stack.up(settings, say, ports)
         ensure_topics(running)
         migrate(running.database_url)
         yield running

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from connectors.settings import Settings
 from healthalliance.local_stack import postgres, processes
-from healthalliance.local_stack.ports import Ports
+from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
 from healthalliance.local_stack.starter import Starter
 from healthalliance.local_stack.state import (
@@ -32,10 +32,9 @@ from schemas.errors import LocalStackError, UnavailableError
 
 # The parts that are processes; the model store is a file.
 _SERVERS = (Part.KAFKA, Part.REGISTRY, Part.POSTGRES)
-_DEFAULT_PORTS = Ports()
 
 
-def up(settings: Settings, say: Say, ports: Ports = _DEFAULT_PORTS) -> Settings:
+def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Settings:
     """Start what no given address replaces and does not run yet; return the settings with every address filled in.
 
     Returns once every part answers. A port that is taken is replaced by a free one. `say` is told each step, from
