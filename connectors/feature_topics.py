@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import httpx2
+import pyarrow as pa
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro.read import SchemaResolutionError
 
@@ -27,6 +30,7 @@ from schemas.errors import IncompatibleSchemaError, UnavailableError
 from schemas.features import Features
 from schemas.institutions import institutions
 from schemas.messages import EncounterFeatures
+from schemas.snapshot import snapshot_table
 from schemas.topics import TopicFamily, topic_name
 
 
@@ -47,8 +51,14 @@ class Snapshot:
     `ends` identify the snapshot: a topic made anew under the same name has another id.
     """
 
-    records: tuple[EncounterFeatures, ...]
+    table: pa.Table
     ends: tuple[PartitionEnd, ...]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the identity, in hexadecimal."""
+        ends = sorted((end.topic_id, end.partition, end.end_offset) for end in self.ends)
+        return sha256(json.dumps(ends).encode()).hexdigest()
 
 
 def read_snapshot(
@@ -65,7 +75,7 @@ def read_snapshot(
         ranges = offset_ranges(consumer, partitions_of(consumer, topics))
         values = newest_values(consumer, ranges, on_progress)
     ends = tuple(PartitionEnd(topic, ids[topic], number, end) for (topic, number), (_, end) in ranges.items())
-    return Snapshot(decoded(values, Registry(settings.schema_registry_url)), ends)
+    return Snapshot(snapshot_table(decoded(values, Registry(settings.schema_registry_url))), ends)
 
 
 def newest_values(

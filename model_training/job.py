@@ -14,7 +14,8 @@ from model_training.dataset import assemble
 from model_training.evaluation import Evaluation, evaluate
 from model_training.forest_onnx import build, raw_baseline, require_agreement
 from model_training.labels import Exclusion, Labels, label
-from model_training.training import FOREST, Fitted, Split, fit, raw_probability, split_by_patient
+from model_training.splitting import Split, split_by_patient_and_time
+from model_training.training import FOREST, Fitted, fit, raw_probability
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard
 
@@ -37,8 +38,9 @@ Read = Callable[[Settings, Callable[[float], None]], Snapshot]
 class TrainingResult:
     """What came of a training run.
 
-    encounters: read; excluded: of them, by reason; fit_stays, calibrate_stays: in those parts; evaluation: on the
-    test part. onnx_difference: the model file's largest difference from the forest there. seconds: the whole run.
+    encounters: read; excluded: of them, by reason; dropped_stays: those the split left out; fit_stays,
+    calibrate_stays: in those parts; evaluation: on the test part. onnx_difference: the model file's largest difference
+    from the forest there. seconds: the whole run.
     """
 
     model_name: str
@@ -47,6 +49,7 @@ class TrainingResult:
     digest: str
     encounters: int
     excluded: Mapping[Exclusion, int]
+    dropped_stays: int
     fit_stays: int
     calibrate_stays: int
     evaluation: Evaluation
@@ -72,8 +75,8 @@ def train(
     started = time.monotonic()
     snapshot = read(settings, lambda share: on_progress(Step.READ, share))
     on_progress(Step.LABEL, 0.0)
-    labels = label(snapshot.records)
-    split = split_by_patient(assemble(labels.stays), seed)
+    labels = label(snapshot.table)
+    split = split_by_patient_and_time(assemble(snapshot.table, labels), seed)
     trained = _train(split, settings.model_name, seed, on_progress)
     on_progress(Step.REGISTER, 0.0)
     model = register(settings, _candidate(trained, snapshot, labels, split, seed))
@@ -84,8 +87,9 @@ def train(
         version=model.version,
         alias=settings.model_alias,
         digest=model.digest,
-        encounters=len(snapshot.records),
+        encounters=len(snapshot.table),
         excluded=labels.excluded,
+        dropped_stays=split.dropped,
         fit_stays=len(split.fit),
         calibrate_stays=len(split.calibrate),
         evaluation=trained.evaluation,
@@ -130,6 +134,8 @@ def _parameters(split: Split, labels: Labels, seed: int) -> dict[str, str | int 
         **FOREST,
         "seed": seed,
         "feature_set": FEATURE_SET,
+        "split_at": str(split.at),
+        "dropped_stays": split.dropped,
         "fit_stays": len(split.fit),
         "calibrate_stays": len(split.calibrate),
         "test_stays": len(split.test),

@@ -1,4 +1,4 @@
-"""Split by patient, fit the forest, calibrate it, choose the bands: pure, given a seed."""
+"""Fit the forest, calibrate it, choose the bands: pure, given a seed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from model_training.dataset import Dataset
-from schemas.errors import NotEnoughStaysError
+from model_training.splitting import Split, require_enough
 from schemas.model import Calibration, Floats, Sigmoid, Thresholds
-
-# Fit, calibrate, test.
-SHARES = (0.6, 0.2, 0.2)
-
-# Two numbers are calibrated and a rate is estimated in each part; fewer readmissions than these say nothing.
-MIN_OF_EACH_CLASS = 10
 
 # Small trees keep the explanation by leaf look-up quick; deeper ones gain nothing on so few features.
 FOREST: dict[str, str | int] = {
@@ -30,33 +23,12 @@ FOREST: dict[str, str | int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """Three parts of a dataset that share no patient."""
-
-    fit: Dataset
-    calibrate: Dataset
-    test: Dataset
-
-
-@dataclass(frozen=True, slots=True)
 class Fitted:
     """A forest and what turns its raw probability into a score."""
 
     forest: RandomForestClassifier
     calibration: Calibration
     thresholds: Thresholds
-
-
-def split_by_patient(dataset: Dataset, seed: int) -> Split:
-    """Deal the patients out by `SHARES`, shuffled by `seed`; the order of the rows does not matter to who goes where.
-
-    A pseudonym that occurs at two institutions counts as one patient.
-    """
-    patients = np.unique(dataset.patients)
-    np.random.default_rng(seed).shuffle(patients)
-    ends = np.cumsum([round(share * len(patients)) for share in SHARES[:-1]])
-    fit, calibrate, test = (dataset.where(np.isin(dataset.patients, part)) for part in np.split(patients, ends))
-    return Split(fit, calibrate, test)
 
 
 def fit(split: Split, seed: int) -> Fitted:
@@ -70,18 +42,6 @@ def fit(split: Split, seed: int) -> Fitted:
     forest.set_params(n_jobs=1)  # several threads would sum the trees' answers in an order that varies
     raw = raw_probability(forest, split.calibrate.rows)
     return Fitted(forest, calibrate(raw, split.calibrate.readmitted), choose_thresholds(split.calibrate.prevalence))
-
-
-def require_enough(split: Split) -> None:
-    """Raise NotEnoughStaysError unless each part holds `MIN_OF_EACH_CLASS` stays of either class."""
-    parts = (split.fit, split.calibrate, split.test)
-    readmitted = [int(part.readmitted.sum()) for part in parts]
-    others = [len(part) - count for part, count in zip(parts, readmitted, strict=True)]
-    if min(*readmitted, *others) < MIN_OF_EACH_CLASS:
-        raise NotEnoughStaysError(
-            f"There are not enough stays to train on: {sum(readmitted)} with a readmission within 30 days and "
-            f"{sum(others)} without; each of three parts needs {MIN_OF_EACH_CLASS} of both."
-        )
 
 
 def raw_probability(forest: RandomForestClassifier, rows: NDArray[np.float32]) -> Floats:
