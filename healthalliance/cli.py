@@ -21,6 +21,7 @@ from rich.table import Table
 from connectors.settings import Settings, load_settings
 from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
 from healthalliance.rejected_cli import app as rejected_app
+from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -35,6 +36,7 @@ app = typer.Typer(
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(snapshot_app, name="snapshot")
 
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 

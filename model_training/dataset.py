@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from model_training.columns import codes, microseconds, uuids
+from model_training.columns import microseconds
 from model_training.labels import Labels
 from schemas.features import FEATURE_NAMES, UNKNOWN
+from schemas.snapshot import uuid_numbers, word_numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +57,7 @@ def assemble(table: pa.Table, labels: Labels) -> Dataset:
     rows = np.empty((len(stays), len(FEATURE_NAMES)), dtype=np.float32)
     for number, name in enumerate(FEATURE_NAMES):
         rows[:, number] = pc.fill_null(stays.column(name), UNKNOWN).to_numpy()
-    institution, names = codes(stays, "institution")
+    institution, names = word_numbers(stays.column("institution"))
     return Dataset(
         rows=rows,
         readmitted=labels.readmitted,
@@ -71,8 +72,8 @@ def persons_of(table: pa.Table) -> NDArray[np.bytes_]:
 
     The pseudonym is mixed with the institution's name, so that nobody is the same person at two institutions.
     """
-    person = uuids(pc.coalesce(table.column("person_pseudonym"), table.column("patient_pseudonym")))
-    institution, names = codes(table, "institution")
+    person = uuid_numbers(pc.coalesce(table.column("person_pseudonym"), table.column("patient_pseudonym")))
+    institution, names = word_numbers(table.column("institution"))
     masks = np.array([_mask(name) for name in names], dtype=np.uint64).reshape(-1, 2)
     mixed = np.ascontiguousarray(person ^ masks[institution], dtype=np.uint64)
     return mixed.view("S16").reshape(len(table))

@@ -14,7 +14,8 @@ from model_training.dataset import assemble
 from model_training.evaluation import Evaluation, evaluate
 from model_training.forest_onnx import build, raw_baseline, require_agreement
 from model_training.labels import Exclusion, Labels, label
-from model_training.splitting import Split, split_by_patient_and_time
+from model_training.leakage import require_judged_at_discharge, require_no_leak
+from model_training.splitting import Split, require_enough, split_by_patient_and_time
 from model_training.training import FOREST, Fitted, fit, raw_probability
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard
@@ -69,14 +70,17 @@ def train(
 ) -> TrainingResult:
     """Train on the feature topics as they are now, register the model, let the alias point to it.
 
-    `on_progress` is told each step and the share of it that is done, 0 to 1. Raises NotEnoughStaysError,
+    `on_progress` is told each step and the share of it that is done, 0 to 1. Raises NotEnoughStaysError, LeakageError,
     ModelRefusedError where the file fails its check, UnavailableError where Kafka or a registry does not answer.
     """
     started = time.monotonic()
     snapshot = read(settings, lambda share: on_progress(Step.READ, share))
     on_progress(Step.LABEL, 0.0)
     labels = label(snapshot.table)
+    require_judged_at_discharge(snapshot.table, labels)
     split = split_by_patient_and_time(assemble(snapshot.table, labels), seed)
+    require_enough(split)
+    require_no_leak(split)
     trained = _train(split, settings.model_name, seed, on_progress)
     on_progress(Step.REGISTER, 0.0)
     model = register(settings, _candidate(trained, snapshot, labels, split, seed))
@@ -112,7 +116,8 @@ def _train(split: Split, name: str, seed: int, on_progress: OnProgress) -> _Trai
 def _candidate(trained: _Trained, snapshot: Snapshot, labels: Labels, split: Split, seed: int) -> Candidate:
     return Candidate(
         onnx=trained.onnx_file,
-        parameters=_parameters(split, labels, seed),
+        parameters=_parameters(split, labels, seed)
+        | {"snapshot": snapshot.digest, "snapshot_content": snapshot.content},
         metrics=asdict(trained.evaluation) | {"onnx_difference": trained.onnx_difference},
         snapshot=snapshot.ends,
         description=_description(split, trained.evaluation),

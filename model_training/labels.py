@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model_training.columns import codes, equals, flags, microseconds, uuids
+from model_training.columns import equals, flags, microseconds
 from schemas.features import FEATURE_SET
 from schemas.intake.dispositions import AGAINST_ADVICE, DIED, TRANSFERRED
+from schemas.snapshot import uuid_numbers, word_numbers
 
 FOLLOW_UP = timedelta(days=30)
 
@@ -179,13 +180,13 @@ def _came_back(stays: _Stays, begins: NDArray[np.bool_], last: NDArray[np.int64]
 
 
 def _stays(table: pa.Table) -> _Stays:
-    institution, names = codes(table, "institution")
+    institution, names = word_numbers(table.column("institution"))
     known_until = np.full(len(names), -_NEVER)
     np.maximum.at(known_until, institution, microseconds(table, "as_of", 0))
     index = _by_patient_and_admission(table, institution)
     stays = table.select(_COLUMNS).take(pa.array(index))
     end, is_open = _ends(stays)
-    patient = uuids(stays.column("patient_pseudonym"))
+    patient = uuid_numbers(stays.column("patient_pseudonym"))
     first = np.ones(len(index), dtype=np.bool_)
     first[1:] = (patient[1:] != patient[:-1]).any(axis=1) | (np.diff(institution[index]) != 0)
     return _Stays(
@@ -208,7 +209,8 @@ def _by_patient_and_admission(table: pa.Table, institution: NDArray[np.int32]) -
     """Return the rows of inpatient stays in the order of `_Stays`; pseudonyms settle the order of equals."""
     rows = np.flatnonzero(flags(table, "inpatient"))
     stays = table.select(_KEYS).take(pa.array(rows))
-    patient, encounter = uuids(stays.column("patient_pseudonym")), uuids(stays.column("encounter_pseudonym"))
+    names = ("patient_pseudonym", "encounter_pseudonym")
+    patient, encounter = (uuid_numbers(stays.column(name)) for name in names)
     end, _ = _ends(stays)
     by_time = (encounter[:, 1], encounter[:, 0], -end, microseconds(stays, "admitted_at", 0))
     return rows[np.lexsort((*by_time, patient[:, 1], patient[:, 0], institution[rows]))]

@@ -67,3 +67,15 @@ class NotEnoughStaysError(HealthAllianceError):
     """There are not enough finished stays with and without readmission to train on yet."""
 
     exit_code = 11
+
+
+class LeakageError(HealthAllianceError):
+    """A feature knows what only the future can tell."""
+
+    exit_code = 14
+
+
+class SnapshotGoneError(HealthAllianceError):
+    """The topics no longer hold what the snapshot was read from."""
+
+    exit_code = 15
