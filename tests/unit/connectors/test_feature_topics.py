@@ -306,7 +306,9 @@ def test_what_has_no_pseudonym_for_its_key_is_refused(reader: ReadValue, key: by
 
 
 def test_a_record_of_patients_without_pseudonyms_is_refused(reader: ReadValue) -> None:
-    log: list[Record] = [(0, one("a", 1).encounter_pseudonym.encode(), to_wire(NEWEST, replace(one("a", 1), patient_pseudonym="p")))]
+    log: list[Record] = [
+        (0, one("a", 1).encounter_pseudonym.encode(), to_wire(NEWEST, replace(one("a", 1), patient_pseudonym="p")))
+    ]
     with pytest.raises(IncompatibleSchemaError, match="cannot read"):
         read(reader, {0: log}, {0: (0, 1)})
 

@@ -8,6 +8,8 @@ from uuid import UUID, uuid5
 import numpy as np
 
 from connectors.feature_topics import PartitionEnd, Snapshot
+from model_training.dataset import Dataset, assemble
+from model_training.labels import label
 from schemas.features import FEATURE_SET, Features
 from schemas.messages import EncounterFeatures
 from schemas.snapshot import snapshot_table
@@ -107,6 +109,12 @@ def simulated(seed: int, patients: int, institution: str = "dkfz") -> list[Encou
                 break
             day += length + rng.uniform(1, 29)
     return records
+
+
+def dataset_of(records: list[EncounterFeatures]) -> Dataset:
+    """Label records and lay their index stays out."""
+    table = snapshot_table(records)
+    return assemble(table, label(table))
 
 
 def snapshot(records: list[EncounterFeatures]) -> Snapshot:

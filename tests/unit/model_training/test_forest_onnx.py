@@ -9,14 +9,14 @@ from hypothesis.extra import numpy as hnp
 from sklearn.ensemble import RandomForestClassifier
 
 from connectors.models import OnnxModel, from_bytes
-from model_training.dataset import Dataset, assemble
+from model_training.dataset import Dataset
 from model_training.forest_onnx import build, raw_baseline, require_agreement, round_down
-from model_training.labels import label
-from model_training.training import fit, raw_probability, split_by_patient
+from model_training.splitting import split_by_patient_and_time
+from model_training.training import fit, raw_probability
 from schemas.errors import ModelRefusedError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard, Sigmoid, Thresholds, explain
-from tests.unit.model_training.stays import simulated
+from tests.unit.model_training.stays import dataset_of, simulated
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -33,12 +33,12 @@ def card_of(forest: RandomForestClassifier) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return assemble(label(simulated(1, 4000)).stays)
+    return dataset_of(simulated(1, 4000))
 
 
 @pytest.fixture(scope="module")
 def forest(dataset: Dataset) -> RandomForestClassifier:
-    return fit(split_by_patient(dataset, 1), 1).forest
+    return fit(split_by_patient_and_time(dataset, 1), 1).forest
 
 
 @pytest.fixture(scope="module")
