@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     model_alias: str = Field("champion", description="alias of the version that scores")
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
 
+    train_search_budget_s: float = Field(
+        120.0, ge=0, description="seconds of training that go into the search for the trees' shape"
+    )
+    dask_scheduler_address: str = Field(
+        "", description="Dask scheduler, tcp://host:port, for train --backend dask; empty: this machine's processors"
+    )
+
     batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
     batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")
     event_max_bytes: int = Field(5_000_000, ge=1, description="largest accepted event, bytes")

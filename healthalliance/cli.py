@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -192,14 +192,21 @@ def worker(
 @app.command()
 def train(
     seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
+    backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now and make the model the champion."""
     from healthalliance.reports import training_table
+    from model_training.backends import Backend
     from model_training.job import train as run_training
 
     with err.status("training") as status:
-        result = run_training(connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
+        result = run_training(
+            connected(),
+            seed,
+            lambda step, share: status.update(f"{step} {share:.0%}"),
+            backend=Backend(backend),
+        )
     if as_json:
         print_json(asdict(result))
     else:

@@ -10,13 +10,15 @@ from enum import StrEnum
 from connectors.feature_topics import Snapshot, read_snapshot
 from connectors.models import Candidate, from_bytes, register, set_alias
 from connectors.settings import Settings
+from model_training.backends import Backend, fitting_on
 from model_training.dataset import assemble
 from model_training.evaluation import Evaluation, evaluate
 from model_training.forest_onnx import build, raw_baseline, require_agreement
 from model_training.labels import Exclusion, Labels, label
 from model_training.leakage import require_judged_at_discharge, require_no_leak
+from model_training.search import Tried, raw_probability
 from model_training.splitting import Split, require_enough, split_by_patient_and_time
-from model_training.training import FOREST, Fitted, fit, raw_probability
+from model_training.training import Fitted, fit
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard
 
@@ -41,7 +43,7 @@ class TrainingResult:
 
     encounters: read; excluded: of them, by reason; dropped_stays: those the split left out; fit_stays,
     calibrate_stays: in those parts; evaluation: on the test part. onnx_difference: the model file's largest difference
-    from the forest there. seconds: the whole run.
+    from the forest there. search: the shapes of trees that were tried. seconds: the whole run.
     """
 
     model_name: str
@@ -55,6 +57,7 @@ class TrainingResult:
     calibrate_stays: int
     evaluation: Evaluation
     onnx_difference: float
+    search: tuple[Tried, ...]
     seconds: float
 
 
@@ -63,10 +66,15 @@ class _Trained:
     onnx_file: bytes
     onnx_difference: float
     evaluation: Evaluation
+    fitted: Fitted
 
 
 def train(
-    settings: Settings, seed: int, on_progress: OnProgress = lambda *_: None, read: Read = read_snapshot
+    settings: Settings,
+    seed: int,
+    on_progress: OnProgress = lambda *_: None,
+    read: Read = read_snapshot,
+    backend: Backend = Backend.THREADS,
 ) -> TrainingResult:
     """Train on the feature topics as they are now, register the model, let the alias point to it.
 
@@ -81,7 +89,8 @@ def train(
     split = split_by_patient_and_time(assemble(snapshot.table, labels), seed)
     require_enough(split)
     require_no_leak(split)
-    trained = _train(split, settings.model_name, seed, on_progress)
+    with fitting_on(backend, settings.dask_scheduler_address):
+        trained = _train(split, settings, seed, on_progress)
     on_progress(Step.REGISTER, 0.0)
     model = register(settings, _candidate(trained, snapshot, labels, split, seed))
     set_alias(settings, model.version)
@@ -98,25 +107,26 @@ def train(
         calibrate_stays=len(split.calibrate),
         evaluation=trained.evaluation,
         onnx_difference=trained.onnx_difference,
+        search=trained.fitted.search,
         seconds=time.monotonic() - started,
     )
 
 
-def _train(split: Split, name: str, seed: int, on_progress: OnProgress) -> _Trained:
+def _train(split: Split, settings: Settings, seed: int, on_progress: OnProgress) -> _Trained:
     on_progress(Step.FIT, 0.0)
-    fitted = fit(split, seed)
+    fitted = fit(split, seed, settings.train_search_budget_s)
     onnx_file = build(fitted.forest, _card(fitted))
     on_progress(Step.CHECK, 0.0)
-    model = from_bytes(onnx_file, name=name, version="candidate")
+    model = from_bytes(onnx_file, name=settings.model_name, version="candidate")
     difference = require_agreement(model, fitted.forest, split.test.rows)
     probability = fitted.calibration(raw_probability(fitted.forest, split.test.rows))
-    return _Trained(onnx_file, difference, evaluate(probability, split.test.readmitted))
+    return _Trained(onnx_file, difference, evaluate(probability, split.test.readmitted), fitted)
 
 
 def _candidate(trained: _Trained, snapshot: Snapshot, labels: Labels, split: Split, seed: int) -> Candidate:
     return Candidate(
         onnx=trained.onnx_file,
-        parameters=_parameters(split, labels, seed)
+        parameters=_parameters(trained.fitted, split, labels, seed)
         | {"snapshot": snapshot.digest, "snapshot_content": snapshot.content},
         metrics=asdict(trained.evaluation) | {"onnx_difference": trained.onnx_difference},
         snapshot=snapshot.ends,
@@ -134,9 +144,9 @@ def _card(fitted: Fitted) -> ModelCard:
     )
 
 
-def _parameters(split: Split, labels: Labels, seed: int) -> dict[str, str | int | float]:
+def _parameters(fitted: Fitted, split: Split, labels: Labels, seed: int) -> dict[str, str | int | float]:
     return {
-        **FOREST,
+        **fitted.parameters,
         "seed": seed,
         "feature_set": FEATURE_SET,
         "split_at": str(split.at),
