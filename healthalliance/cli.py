@@ -12,15 +12,17 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
-from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
+from healthalliance.model_cli import app as model_app
 from healthalliance.rejected_cli import app as rejected_app
+from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -35,6 +37,8 @@ app = typer.Typer(
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(model_app, name="model")
 
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 
@@ -190,18 +194,33 @@ def worker(
 @app.command()
 def train(
     seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
+    every: Annotated[str | None, typer.Option(help="Train again and again: 30m, 24h, 7d; ends on Ctrl-C.")] = None,
+    backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
+    note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on the feature topics as they are now and make the model the champion."""
-    from healthalliance.reports import training_table
-    from model_training.job import train as run_training
+    """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
+    from healthalliance.reports import show_training
+    from healthalliance.scheduling import interval, run_every
+    from healthalliance.training import chosen_options, train_alone
 
-    with err.status("training") as status:
-        result = run_training(connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
-    if as_json:
-        print_json(asdict(result))
+    options = chosen_options(backend, force=force, note=note)
+
+    def once() -> None:
+        with err.status("training") as status:
+            result = train_alone(
+                connected(*TRAINING_PARTS), seed, options, lambda step, share: status.update(f"{step} {share:.0%}")
+            )
+        if as_json:
+            print_json(asdict(result))
+        else:
+            show_training(result, out)
+
+    if every is None:
+        once()
     else:
-        out.print(training_table(result))
+        run_every(interval(every), once, lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True))
 
 
 @app.command()

@@ -26,6 +26,7 @@ from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.messages import EncounterFeatures
 from schemas.pseudonyms import institution_keys
+from schemas.snapshot import snapshot_table
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Known, Sender, decide
 
@@ -90,7 +91,7 @@ def _live(id_: str, seed: int, patients: int) -> Iterator[SourceEvent]:
 
 def train_champion(settings: Settings, seed: int) -> str:
     """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version."""
-    return train(settings, seed, read=lambda _, on_progress: Snapshot(_training_set(seed), ())).version
+    return train(settings, seed, read=lambda _, on_progress: Snapshot(snapshot_table(_training_set(seed)), ())).version
 
 
 def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:
