@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from connectors.settings import load_settings
 from healthalliance.console import Json, connected, err, out, print_json
 from schemas.errors import ConfigurationError, SnapshotGoneError
 from schemas.institutions import institution as find_institution
@@ -43,9 +44,9 @@ def export(
 
     if institution and like:
         raise typer.BadParameter("an earlier snapshot says itself which institutions it is of.")
-    settings = connected("kafka", "registry")
-    if push and not settings.dvc_remote_url:
+    if push and not load_settings().dvc_remote_url:
         raise ConfigurationError("DVC_REMOTE_URL must be set to push a snapshot.")
+    settings = connected("kafka", "registry")
     columns = (TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("", total=1.0)

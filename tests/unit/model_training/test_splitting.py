@@ -45,6 +45,7 @@ def test_nobody_is_on_two_sides_nothing_is_fitted_on_late_and_every_stay_is_acco
     persons = [set(part.persons.tolist()) for part in parts(split)]
     assert persons[0].isdisjoint(persons[1] | persons[2])
     assert persons[1].isdisjoint(persons[2])
+    assert split.at is not None
     assert (split.fit.discharged_at < split.at).all()
     assert all((part.discharged_at >= split.at).all() for part in (split.calibrate, split.test))
     assert sum(len(part) for part in parts(split)) + split.dropped == len(stays)
