@@ -45,17 +45,17 @@ def calibrate(raw: Floats, dataset: Dataset, seed: int) -> Calibration:
     return sigmoid
 
 
-def fit_sigmoid(raw: Floats, readmitted: NDArray[np.bool_]) -> Sigmoid:
+def fit_sigmoid(raw: Floats, readmitted: NDArray[np.bool_], stays: Floats | None = None) -> Sigmoid:
     """Fit Platt's sigmoid to raw scores [n] of persons the model has not seen and their outcomes [n].
 
-    A score that ranks them no better than chance gets a flat sigmoid: everybody the prevalence, nobody's order
-    turned round.
+    stays: how many each score stands for, [n]; by default one. A score that ranks no better than chance gets a flat
+    sigmoid: everybody the prevalence, nobody's order turned round.
     """
-    regression = LogisticRegression(C=np.inf).fit(raw[:, None], readmitted)
+    regression = LogisticRegression(C=np.inf).fit(raw[:, None], readmitted, sample_weight=stays)
     slope, intercept = float(regression.coef_[0, 0]), float(regression.intercept_[0])
     if slope > 0:
         return Sigmoid(slope, intercept)
-    prevalence = float(readmitted.mean())
+    prevalence = float(np.average(readmitted, weights=stays))
     return Sigmoid(0.0, float(np.log(prevalence / (1 - prevalence))))
 
 

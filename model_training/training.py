@@ -11,6 +11,8 @@ from model_training.search import SEARCH_BUDGET_S, Tried, best, fit_forest, raw_
 from model_training.splitting import Split, require_enough
 from schemas.model import Calibration, Thresholds
 
+__all__ = ["Fitted", "choose_thresholds", "fit", "raw_probability"]
+
 _PARAMETERS = ("n_estimators", "class_weight", "max_depth", "min_samples_leaf", "max_leaf_nodes")
 
 

@@ -22,7 +22,12 @@ RECORDS = simulated(1, 5000)
 
 
 def settings_in(folder: Path) -> Settings:
-    return Settings(_env_file=None, data_dir=folder, mlflow_tracking_uri=f"sqlite:///{folder}/mlflow/mlflow.db")
+    return Settings(
+        _env_file=None,
+        data_dir=folder,
+        mlflow_tracking_uri=f"sqlite:///{folder}/mlflow/mlflow.db",
+        train_search_budget_s=0,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training.dataset import Dataset
 from model_training.evaluation import evaluate
 from model_training.search import SHAPES, raw_probability
 from model_training.splitting import Split
@@ -30,14 +29,6 @@ def test_held_out_persons_are_ranked_and_calibrated(split: Split) -> None:
     assert [one.shape for one in fitted.search] == [SHAPES[0]]
     assert fitted.parameters["min_samples_leaf"] == SHAPES[0].min_samples_leaf
     assert fitted.parameters["n_estimators"] == 100
-
-
-def test_shuffled_labels_teach_nothing() -> None:
-    whole = dataset(2, 15000)
-    shuffled = np.random.default_rng(4).permutation(whole.readmitted)
-    split = dealt(Dataset(whole.rows, shuffled, whole.persons, whole.institutions, whole.discharged_at), 4)
-    raw = raw_probability(fit(split, 4, budget_s=0).forest, split.test.rows)
-    assert evaluate(raw, split.test.readmitted).auroc == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
