@@ -35,7 +35,9 @@ class Settings(BaseSettings):
 
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")
+    model_challenger_alias: str = Field("challenger", description="alias of the version beside it; empty: none")
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
+    performance_every_s: float = Field(300.0, gt=0, description="seconds between looks at outcomes and drift")
 
     batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
     batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")

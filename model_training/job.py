@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from connectors.feature_topics import Snapshot, read_snapshot
 from connectors.models import Candidate, from_bytes, register, set_alias
 from connectors.settings import Settings
@@ -15,6 +17,7 @@ from model_training.evaluation import Evaluation, evaluate
 from model_training.forest_onnx import build, raw_baseline, require_agreement
 from model_training.labels import Exclusion, Labels, label
 from model_training.training import FOREST, Fitted, Split, fit, raw_probability, split_by_patient
+from schemas.drift import Reference, reference
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard
 
@@ -73,8 +76,10 @@ def train(
     snapshot = read(settings, lambda share: on_progress(Step.READ, share))
     on_progress(Step.LABEL, 0.0)
     labels = label(snapshot.records)
-    split = split_by_patient(assemble(labels.stays), seed)
-    trained = _train(split, settings.model_name, seed, on_progress)
+    dataset = assemble(labels.stays)
+    split = split_by_patient(dataset, seed)
+    seen = reference(dataset.rows, np.array([one.stay.institution for one in labels.stays], dtype=np.str_))
+    trained = _train(split, seen, settings.model_name, seed, on_progress)
     on_progress(Step.REGISTER, 0.0)
     model = register(settings, _candidate(trained, snapshot, labels, split, seed))
     set_alias(settings, model.version)
@@ -94,10 +99,10 @@ def train(
     )
 
 
-def _train(split: Split, name: str, seed: int, on_progress: OnProgress) -> _Trained:
+def _train(split: Split, seen: Reference, name: str, seed: int, on_progress: OnProgress) -> _Trained:
     on_progress(Step.FIT, 0.0)
     fitted = fit(split, seed)
-    onnx_file = build(fitted.forest, _card(fitted))
+    onnx_file = build(fitted.forest, _card(fitted, seen))
     on_progress(Step.CHECK, 0.0)
     model = from_bytes(onnx_file, name=name, version="candidate")
     difference = require_agreement(model, fitted.forest, split.test.rows)
@@ -115,13 +120,14 @@ def _candidate(trained: _Trained, snapshot: Snapshot, labels: Labels, split: Spl
     )
 
 
-def _card(fitted: Fitted) -> ModelCard:
+def _card(fitted: Fitted, seen: Reference) -> ModelCard:
     return ModelCard(
         feature_names=FEATURE_NAMES,
         feature_set=FEATURE_SET,
         raw_baseline=raw_baseline(fitted.forest),
         calibration=fitted.calibration,
         thresholds=fitted.thresholds,
+        reference=seen,
     )
 
 
