@@ -12,7 +12,8 @@ from connectors.kafka import OutMessage, Publisher
 from connectors.store import Batch, Partition, Store, StoredHistory, Writes
 from schemas.challenger import ChallengerScore
 from schemas.errors import UnavailableError
-from schemas.readmission import OutcomeChange
+from schemas.readmission import StayOutcome
+from tests.unit.streams.batches import keep_outcomes
 
 Key = tuple[str, str]
 
@@ -28,7 +29,7 @@ class Tables:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     superseded: dict[str, str] = field(default_factory=dict)
     rejected: dict[tuple[str, int, int], list[dict[str, str]]] = field(default_factory=dict)
-    stay_outcomes: dict[Key, OutcomeChange] = field(default_factory=dict)
+    stay_outcomes: dict[Key, StayOutcome] = field(default_factory=dict)
     challenger_scores: dict[str, ChallengerScore] = field(default_factory=dict)
     known_until: dict[tuple[str, int], Any] = field(default_factory=dict)
 
@@ -105,12 +106,7 @@ class MemoryBatch(Batch):
                 if (row.institution, row.patient_pseudonym) != (institution, pseudonym)
             }
         tables.challenger_scores |= {one.record_id: one for one in writes.challenger_scores}
-        for stay, change in writes.stay_outcomes.items():
-            if change.row is None:
-                tables.stay_outcomes.pop(stay, None)
-            elif change.is_new or stay in tables.stay_outcomes:
-                before = None if change.is_new else tables.stay_outcomes.get(stay)
-                tables.stay_outcomes[stay] = change.after(before)
+        keep_outcomes(tables.stay_outcomes, writes.stay_outcomes)
         for score in writes.scores:
             row = {name: value for name, value in vars(score).items() if not name.endswith("_reference")}
             tables.scores[score.record_id] = row | {"features": score.features and vars(score.features)}

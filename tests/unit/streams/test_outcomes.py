@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.history import PatientHistory
-from schemas.readmission import NoIndex, Outcome, OutcomeChange, StayOutcome
+from schemas.readmission import NoIndex, Outcome, StayOutcome
+from streams.decision import EncounterKey
 from streams.outcomes import outcome_changes
 from tests.unit.schemas.fhir_events import ARRIVAL, bundle, condition, encounter, patient
-from tests.unit.streams.batches import TOPIC_ID, Stored, event, events, sender
+from tests.unit.streams.batches import TOPIC_ID, Stored, event, events, keep_outcomes, sender
 
 KEYS = sender().keys
 FIRST = encounter("e1", "2024-03-01", "2024-03-05")
@@ -23,15 +24,11 @@ BACK = encounter("e2", "2024-03-20", "2024-03-22")
 
 def rows(stored: Stored) -> dict[str, StayOutcome]:
     """Return the table that the decisions leave, by encounter id of e1, e2, …."""
-    table: dict[str, OutcomeChange] = {}
+    table: dict[EncounterKey, StayOutcome] = {}
     for decision in stored.decisions:
-        for (_, encounter_), change in decision.stay_outcomes.items():
-            if change.row is None:
-                table.pop(encounter_, None)
-            elif change.is_new or encounter_ in table:
-                table[encounter_] = change.after(None if change.is_new else table.get(encounter_))
+        keep_outcomes(table, decision.stay_outcomes)
     ids = {KEYS.encounter_pseudonym(f"e{number}"): f"e{number}" for number in range(10)}
-    return {ids[pseudonym]: one.row for pseudonym, one in table.items() if one.row is not None}
+    return {ids[pseudonym]: row for (_, pseudonym), row in table.items()}
 
 
 def taken_one_by_one(*values: Any) -> Stored:
