@@ -37,7 +37,9 @@ class Settings(BaseSettings):
 
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")
+    model_challenger_alias: str = Field("challenger", description="alias of the version beside it; empty: none")
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
+    performance_every_s: float = Field(300.0, gt=0, description="seconds between looks at outcomes and drift")
 
     train_search_budget_s: float = Field(
         120.0, ge=0, description="seconds of training that go into the search for the trees' shape"

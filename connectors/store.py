@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import orjson
 
+from schemas.challenger import ChallengerScore
 from schemas.errors import FencedError, UnavailableError
+from schemas.features import UNKNOWN
 from schemas.messages import RiskScore
+from schemas.readmission import OutcomeChange, StayOutcome
 from schemas.rejection import Issue
 
 # What asyncpg raises when the server is away, shuts down, starts or has no room for one more.
@@ -58,11 +62,15 @@ class StoredHistory:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far a partition has been applied now, and how many of its events ended in which way."""
+    """How far a partition has been applied now, and how many of its events ended in which way.
+
+    known_until: the latest time that they told of, None where they told of none.
+    """
 
     partition: Partition
     next_offset: int
     outcomes: Mapping[str, int]
+    known_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,8 @@ class Writes:
     superseded: Sequence[tuple[str, datetime, str]]  # record, its received_at, the record that replaces it
     rejected: Sequence[RejectedRow]
     erased: Sequence[tuple[str, str]]
+    stay_outcomes: Mapping[tuple[str, str], OutcomeChange]  # by institution and encounter pseudonym
+    challenger_scores: Sequence[ChallengerScore]
 
 
 class Batch:
@@ -187,6 +197,8 @@ class Batch:
         await self._write_histories(writes)
         await self._write_patients_of(writes)
         await self._write_scores(writes)
+        await self._write_challenger_scores(writes)
+        await self._write_outcomes(writes)
         await self._write_rejected(writes)
         await self._advance(writes.advances, writes.now)
 
@@ -246,6 +258,29 @@ class Batch:
                 writes.now,
             )
 
+    async def _write_challenger_scores(self, writes: Writes) -> None:
+        for institution, pseudonym in writes.erased:
+            await self._connection.execute(
+                "DELETE FROM challenger_scores WHERE institution = $1 AND patient_pseudonym = $2",
+                institution,
+                pseudonym,
+            )
+        if writes.challenger_scores:
+            await self._connection.copy_records_to_table(
+                "challenger_scores",
+                records=map(msgspec.structs.astuple, writes.challenger_scores),
+                columns=ChallengerScore.__struct_fields__,
+            )
+
+    async def _write_outcomes(self, writes: Writes) -> None:
+        changes = sorted(writes.stay_outcomes.items())
+        if gone := [key for key, one in changes if one.row is None]:
+            await self._connection.execute(_DELETE_OUTCOMES, *map(list, zip(*gone, strict=True)))
+        for statement, is_new in ((_INSERT_OUTCOMES, True), (_UPDATE_OUTCOMES, False)):
+            rows = [msgspec.structs.astuple(one.row) for _, one in changes if one.row and one.is_new is is_new]
+            if rows:
+                await self._connection.execute(statement, *map(list, zip(*rows, strict=True)), writes.now)
+
     async def _write_rejected(self, writes: Writes) -> None:
         if writes.rejected:
             await self._connection.copy_records_to_table(
@@ -284,25 +319,71 @@ class Batch:
                    unchanged = held.unchanged + new.unchanged,
                    retracted = held.retracted + new.retracted,
                    rejected = held.rejected + new.rejected,
-                   updated_at = $9
+                   known_until = greatest(held.known_until, new.known_until),
+                   updated_at = $10
                FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-                           $7::bigint[], $8::bigint[])
-                   AS new(topic_id, partition, next_offset, scored, updated, unchanged, retracted, rejected)
+                           $7::bigint[], $8::bigint[], $9::timestamptz[])
+                   AS new(topic_id, partition, next_offset, scored, updated, unchanged, retracted, rejected,
+                          known_until)
                WHERE held.topic_id = new.topic_id AND held.source_partition = new.partition""",
             [one.partition.topic_id for one in advances],
             [one.partition.number for one in advances],
             [one.next_offset for one in advances],
             *([one.outcomes.get(outcome, 0) for one in advances] for outcome in _OUTCOMES),
+            [one.known_until for one in advances],
             now,
         )
 
 
 _OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
 
+_OUTCOME_COLUMNS = ", ".join(StayOutcome.__struct_fields__)
+_NEW_OUTCOMES = f"""
+unnest($1::text[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::timestamptz[], $8::uuid[],
+       $9::timestamptz[]) AS new({_OUTCOME_COLUMNS})
+"""
+# A row that is there already is another patient's or one that was taken away earlier in the batch.
+_INSERT_OUTCOMES = f"""
+INSERT INTO score_outcomes ({_OUTCOME_COLUMNS}, updated_at)
+SELECT {_OUTCOME_COLUMNS}, $10::timestamptz FROM {_NEW_OUTCOMES}
+ON CONFLICT (institution, encounter_pseudonym) DO UPDATE SET
+    patient_pseudonym = excluded.patient_pseudonym, discharged_at = excluded.discharged_at,
+    outcome = excluded.outcome, because = excluded.because, readmitted_at = excluded.readmitted_at,
+    record_id = excluded.record_id, received_at = excluded.received_at, updated_at = excluded.updated_at
+"""
+# The score that stood at a discharge stays the one, unless the discharge was at another time after all.
+_UPDATE_OUTCOMES = f"""
+UPDATE score_outcomes AS held SET
+    discharged_at = new.discharged_at, outcome = new.outcome, because = new.because,
+    readmitted_at = new.readmitted_at, updated_at = $10,
+    record_id = CASE held.discharged_at WHEN new.discharged_at THEN held.record_id ELSE new.record_id END,
+    received_at = CASE held.discharged_at WHEN new.discharged_at THEN held.received_at ELSE new.received_at END
+FROM {_NEW_OUTCOMES}
+WHERE held.institution = new.institution AND held.encounter_pseudonym = new.encounter_pseudonym
+"""
+_DELETE_OUTCOMES = """
+DELETE FROM score_outcomes AS held USING unnest($1::text[], $2::uuid[]) AS gone(institution, encounter_pseudonym)
+WHERE held.institution = gone.institution AND held.encounter_pseudonym = gone.encounter_pseudonym
+"""
+
 _LOCK_PROGRESS = """
 SELECT topic_id, source_partition, next_offset FROM stream_progress
 JOIN unnest($1::uuid[], $2::int[]) AS wanted(topic_id, source_partition) USING (topic_id, source_partition)
 ORDER BY topic_id, source_partition FOR UPDATE OF stream_progress
+"""
+
+
+_COUNT_FEATURES = """
+WITH last AS (
+    SELECT record_id, received_at FROM score_outcomes
+    WHERE institution = $1 AND outcome <> 'censored' AND record_id IS NOT NULL
+    ORDER BY discharged_at DESC LIMIT $2)
+SELECT name, width_bucket(coalesce((features->>name)::real, $5::real)::double precision, edges::double precision[])
+       AS bin, count(*) AS number
+FROM last JOIN risk_scores USING (record_id, received_at)
+CROSS JOIN unnest($3::text[], $4::text[]) AS binned(name, edges)
+WHERE features IS NOT NULL
+GROUP BY 1, 2
 """
 
 
@@ -325,6 +406,23 @@ class Store:
     async def has_scores(self) -> bool:
         """Tell whether anything was ever scored."""
         return bool(await self._pool.fetchval("SELECT EXISTS (SELECT FROM risk_scores)"))
+
+    async def model_performance(self) -> list[Mapping[str, Any]]:
+        """Return the view `model_performance`: a row for each institution, model and role."""
+        return list(await self._pool.fetch("SELECT * FROM model_performance ORDER BY institution, model_version, role"))
+
+    async def count_features(
+        self, institution: str, edges: Mapping[str, Sequence[float]], stays: int
+    ) -> dict[str, list[int]]:
+        """Count the features of the last discharged stays, as scored at their discharge, into the bins of each.
+
+        Counted are the stays that a model may learn from, `stays` of them at most.
+        """
+        counted = {name: [0] * (len(cuts) + 1) for name, cuts in edges.items()}
+        texts = ["{" + ",".join(map(repr, cuts)) + "}" for cuts in edges.values()]
+        for row in await self._pool.fetch(_COUNT_FEATURES, institution, stays, list(edges), texts, UNKNOWN):
+            counted[row["name"]][row["bin"]] = row["number"]
+        return counted
 
     async def stopped_intakes(self) -> set[str]:
         """List the institutions whose intake is stopped."""

@@ -88,6 +88,43 @@ risk_scores = Table(
     postgresql_partition_by="RANGE (received_at)",
 )
 
+challenger_scores = Table(
+    "challenger_scores",
+    metadata,
+    Column("record_id", Uuid, nullable=False, comment="the champion's score it stands beside"),
+    Column("institution", Text, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("received_at", _TIME, nullable=False),
+    Column("scored_at", _TIME, nullable=False),
+    Column("probability", Double, nullable=False, comment="calibrated"),
+    Column("band", Text, nullable=False, comment="low, medium or high, by the challenger's thresholds"),
+    Column("model_name", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("model_digest", Text, nullable=False),
+    PrimaryKeyConstraint("record_id"),
+    Index("challenger_scores_patient", "institution", "patient_pseudonym"),
+    comment="What a challenger says beside the champion; never published.",
+)
+
+score_outcomes = Table(
+    "score_outcomes",
+    metadata,
+    Column("institution", Text, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("discharged_at", _TIME, nullable=False),
+    Column("outcome", Text, nullable=False, comment="pending, readmitted or censored, as the history tells"),
+    Column("because", Text, comment="why it is censored"),
+    Column("readmitted_at", _TIME),
+    Column("record_id", Uuid, comment="the score that stood at the discharge; null: nothing scored then"),
+    Column("received_at", _TIME, comment="that score's"),
+    Column("updated_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("institution", "encounter_pseudonym"),
+    Index("score_outcomes_discharged", "institution", "discharged_at"),
+    comment="What became of each discharged stay; see the view risk_outcomes.",
+)
+
 rejected_events = Table(
     "rejected_events",
     metadata,
@@ -131,6 +168,7 @@ stream_progress = Table(
     Column("retracted", BigInteger, nullable=False, server_default="0"),
     Column("rejected", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", _TIME, nullable=False),
+    Column("known_until", _TIME, comment="the latest time that its events tell of, never after their arrival"),
     PrimaryKeyConstraint("topic_id", "source_partition"),
     comment="The fence: how far each partition has been applied, and how its events ended.",
 )

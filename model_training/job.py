@@ -26,6 +26,7 @@ from model_training.report import DataFacts, ModelFacts, Part, PartitionRead, Re
 from model_training.search import Tried
 from model_training.splitting import Split, require_enough, split_by_patient_and_time
 from model_training.training import Fitted, fit
+from schemas.drift import reference
 from schemas.errors import ConfigurationError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard
@@ -133,7 +134,7 @@ def train(
     """
     started = time.monotonic()
     data = _data(read(settings, lambda share: on_progress(Step.READ, share)), seed, on_progress)
-    trained = _trained(settings, data.split, seed, options, on_progress)
+    trained = _trained(settings, data, seed, options, on_progress)
     on_progress(Step.EVALUATE, 0.0)
     measured = _measured(settings, data, trained, seed)
     report = _report(settings, data, trained, measured, seed, options)
@@ -174,14 +175,14 @@ def _data(snapshot: Snapshot, seed: int, on_progress: OnProgress) -> _Data:
     return _Data(snapshot, labels, stays, split)
 
 
-def _trained(settings: Settings, split: Split, seed: int, options: Options, on_progress: OnProgress) -> _Trained:
+def _trained(settings: Settings, data: _Data, seed: int, options: Options, on_progress: OnProgress) -> _Trained:
     on_progress(Step.FIT, 0.0)
     with fitting_on(options.backend, settings.dask_scheduler_address):
-        fitted = fit(split, seed, settings.train_search_budget_s)
-    onnx_file = build(fitted.forest, _card(fitted))
+        fitted = fit(data.split, seed, settings.train_search_budget_s)
+    onnx_file = build(fitted.forest, _card(fitted, data.stays))
     on_progress(Step.CHECK, 0.0)
     model = from_bytes(onnx_file, name=settings.model_name, version="candidate")
-    return _Trained(fitted, onnx_file, model, require_agreement(model, fitted.forest, split.test.rows))
+    return _Trained(fitted, onnx_file, model, require_agreement(model, fitted.forest, data.split.test.rows))
 
 
 def _measured(settings: Settings, data: _Data, trained: _Trained, seed: int) -> _Measured:
@@ -195,13 +196,14 @@ def _measured(settings: Settings, data: _Data, trained: _Trained, seed: int) -> 
     )
 
 
-def _card(fitted: Fitted) -> ModelCard:
+def _card(fitted: Fitted, stays: Dataset) -> ModelCard:
     return ModelCard(
         feature_names=FEATURE_NAMES,
         feature_set=FEATURE_SET,
         raw_baseline=raw_baseline(fitted.forest),
         calibration=fitted.calibration,
         thresholds=fitted.thresholds,
+        reference=reference(stays.rows, stays.institutions),
     )
 
 

@@ -32,6 +32,10 @@ class ModelRefusedError(HealthAllianceError):
 
     exit_code = 5
 
+    def __init__(self, message: str = "", *, reason: str = "unfit") -> None:
+        super().__init__(message)
+        self.reason = reason  # a word for counting: digest, unreadable, signature, card, features, fails, unfit
+
 
 class NoModelError(HealthAllianceError):
     """No champion model is registered yet."""

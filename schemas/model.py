@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.drift import Reference
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.messages import Band
 
@@ -85,13 +86,17 @@ class Thresholds(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scorer must know of a model beside its forest; stored inside the ONNX file."""
+    """What a scorer must know of a model beside its forest; stored inside the ONNX file.
+
+    reference: the features' distribution in training, by institution; None in models from before there was one.
+    """
 
     feature_names: tuple[str, ...]
     feature_set: int
     raw_baseline: float
     calibration: Calibration
     thresholds: Thresholds
+    reference: Reference | None = None
 
     def matches_code(self) -> bool:
         """Tell whether the model was made for this code's features: same names, order and set."""
@@ -124,6 +129,18 @@ class Model(Protocol):
     def contributions(self, rows: NDArray[np.float32]) -> Floats:
         """Attribute rows [n, features]: the raw contributions [n, features]."""
         ...
+
+
+def probabilities(model: Model, rows: NDArray[np.float32]) -> Floats:
+    """Score rows [n, features] without saying why: calibrated probabilities [n].
+
+    Raises ValueError where the model gives something that is no probability.
+    """
+    card = model.card
+    found = card.calibration(card.raw_baseline + model.contributions(rows).sum(axis=1))
+    if found.shape != (len(rows),) or not ((found >= 0.0) & (found <= 1.0)).all():
+        raise ValueError("there is something else than a probability among the scores")
+    return found
 
 
 class Explained(msgspec.Struct, frozen=True):

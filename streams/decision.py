@@ -6,7 +6,7 @@ them all in one run of the model, and says what is to be written and published. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,8 +35,10 @@ from schemas.institutions import Institution
 from schemas.intake.event import ParsedEvent, RawEvent
 from schemas.messages import EncounterFeatures, record_id
 from schemas.pseudonyms import InstitutionKeys
+from schemas.readmission import OutcomeChange
 from schemas.rejection import MOST_ISSUES, Issue, Reason
 from schemas.stays import is_inpatient, is_part, took_place
+from streams.outcomes import outcome_changes
 
 
 class Outcome(StrEnum):
@@ -121,7 +123,11 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Decision:
-    """All that a batch comes to. Filled event by event by `decide`."""
+    """All that a batch comes to. Filled event by event by `decide`.
+
+    known_until: how far a partition's events reach: the latest `as_of`, but no later than its event's arrival, so that
+    one mistyped year does not end everybody's 30 days.
+    """
 
     outcomes: list[tuple[Event, Outcome]] = field(default_factory=list)
     to_score: list[ToScore] = field(default_factory=list)
@@ -130,6 +136,8 @@ class Decision:
     histories: dict[PatientKey, PatientHistory] = field(default_factory=dict)
     patient_of: dict[EncounterKey, str | None] = field(default_factory=dict)
     erased: list[tuple[Event, PatientKey, str]] = field(default_factory=list)
+    stay_outcomes: dict[EncounterKey, OutcomeChange] = field(default_factory=dict)
+    known_until: dict[tuple[str, int], datetime] = field(default_factory=dict)  # by topic id and partition
 
 
 def patients_of(events: Iterable[Event]) -> set[PatientKey]:
@@ -316,6 +324,7 @@ class _EventDecider:
         self.decision.to_score = [one for one in self.decision.to_score if _patient_key(one) != key]
         self.decision.features = [one for one in self.decision.features if one.encounter_pseudonym not in gone]
         self.decision.features += [FeaturesChange(key[0], pseudonym, None) for pseudonym in gone]
+        self._follow_up(history, PatientHistory(), key[1], history.encounters)
         self.decision.erased.append((self.event, key, patient_id))
 
     # --- entries
@@ -338,6 +347,7 @@ class _EventDecider:
                     self.retracted |= entry.facts is None
         if since:
             history = self._rescore(history, pseudonym, named, _earliest(since))
+            self._follow_up(before, history, pseudonym, named)
         if history is not before:
             self.decision.histories[key] = history
 
@@ -359,6 +369,17 @@ class _EventDecider:
         else:
             reason, text = Reason.DELETED_BEFORE, "it was deleted before, and a deleted id stays deleted."
         self.issues.append(Issue(reason, entry.path, f"{entry.path}: {text}"))
+
+    def _follow_up(self, before: PatientHistory, after: PatientHistory, pseudonym: str, named: Collection[str]) -> None:
+        institution, keys, changes = self.event.sender.institution, self.event.sender.keys, self.decision.stay_outcomes
+        for encounter, change in outcome_changes(before, after, named, pseudonym, institution, keys):
+            key = (institution.id, encounter)
+            changes[key] = change.after(changes.get(key))
+
+    def _note_reach(self, at: datetime) -> None:
+        raw, reached = self.event.raw, self.decision.known_until
+        place, at = (self.event.topic_id, raw.partition), min(at, raw.received_at)
+        reached[place] = max(at, reached.get(place, at))
 
     # --- scores
 
@@ -393,6 +414,7 @@ class _EventDecider:
         self.decision.features.append(
             FeaturesChange(self.event.sender.institution.id, message.encounter_pseudonym, message)
         )
+        self._note_reach(message.as_of)
         same_score = state is not None and state.digest[:8] == digest[:8]
         unscored = state is not None and not state.record_id  # folded before there was a model
         # A summary counts for the patient's other encounters, but says too little to be scored itself.

@@ -47,3 +47,31 @@ INTAKE_STOPPED = Gauge(
     registry=REGISTRY,
 )  # fmt: skip
 MODEL = Gauge("healthalliance_model", "1 for the model that scores.", ["name", "version"], registry=REGISTRY)
+CHALLENGER = Gauge(
+    "healthalliance_challenger", "1 for the model that scores beside it, unpublished.", ["name", "version"],
+    registry=REGISTRY,
+)  # fmt: skip
+MODEL_REFUSALS = Counter(
+    "healthalliance_model_refusals", "Looks for a new model that found none to use, by what was wrong.", ["reason"],
+    registry=REGISTRY,
+)  # fmt: skip
+MODEL_OUTCOMES = Gauge(
+    "healthalliance_model_outcomes", "Stays of the last 90 days of outcomes that a model's scores are judged by.",
+    ["institution", "model_version", "role"], registry=REGISTRY,
+)  # fmt: skip
+MODEL_AUROC = Gauge(
+    "healthalliance_model_auroc", "Area under the ROC curve of those scores.",
+    ["institution", "model_version", "role"], registry=REGISTRY,
+)  # fmt: skip
+MODEL_CALIBRATION_RATIO = Gauge(
+    "healthalliance_model_calibration_ratio", "Observed share of readmissions by the mean of those scores.",
+    ["institution", "model_version", "role"], registry=REGISTRY,
+)  # fmt: skip
+MODEL_BRIER = Gauge(
+    "healthalliance_model_brier", "Mean squared error of those scores.",
+    ["institution", "model_version", "role"], registry=REGISTRY,
+)  # fmt: skip
+FEATURE_PSI = Gauge(
+    "healthalliance_feature_psi", "Population stability index of a feature of the last stays against the training's.",
+    ["institution", "feature"], registry=REGISTRY,
+)  # fmt: skip

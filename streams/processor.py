@@ -15,6 +15,7 @@ import stamina
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
+from schemas.challenger import ChallengerScore
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.history import PatientHistory, decode_history, encode_history
 from schemas.intake.event import RawEvent, documents_of, open_events, read_events
@@ -39,6 +40,7 @@ from streams.decision import (
 from streams.outgoing import erasure_message, features_out, rejected_message, risk_message
 from streams.republishing import current_features, stored_rejections, stored_scores
 from streams.scoring import score
+from streams.shadow import Shadow
 
 Positions = Mapping[tuple[str, int], int]  # by topic and partition
 
@@ -76,7 +78,7 @@ class Results:
 
 
 class Processor:
-    """Holds what the steps need; `model` may be replaced between two batches, None folds and featurizes only.
+    """Holds what the steps need; `model` may be replaced at any time, None folds and featurizes only.
 
     Without a publisher it can only read and apply.
     """
@@ -103,6 +105,7 @@ class Processor:
         }
         self.topic_ids: Mapping[str, str] = {}
         self.model: Model | None = None
+        self.shadow = Shadow()
         self.in_trouble = False
         self._expected: dict[Partition, int] = {}
 
@@ -129,16 +132,18 @@ class Processor:
     async def apply(self, events: Sequence[Event], positions: Positions = _NOWHERE) -> Results:
         """Decide a batch and commit it, once; retry while PostgreSQL is away, for `retry_timeout_s` at most.
 
+        The model that decides names the scores, so it is the one that makes them, whatever comes meanwhile.
         positions: the offsets below which everything must have been applied before.
         Raises FencedError if it was not, or if another worker has moved on with one of the partitions, and asyncpg's
         error once the time for retries is up.
         """
+        model = self.model
         async for attempt in self._attempts(*TRANSIENT):
             with attempt:
                 self._note_trouble("postgres", attempt.num > 1)
                 begun_at = monotonic()
                 async with self._store.batch() as batch:
-                    results, reached = await self._apply(batch, events, positions)
+                    results, reached = await self._apply(batch, events, positions, model)
                 results = replace(results, begun_at=begun_at)
         self._expected.update(reached)
         self._note_trouble("postgres", False)
@@ -167,7 +172,7 @@ class Processor:
             metrics.RETRIES.labels(part).inc()
 
     async def _apply(
-        self, batch: Batch, events: Sequence[Event], positions: Positions
+        self, batch: Batch, events: Sequence[Event], positions: Positions, model: Model | None
     ) -> tuple[Results, dict[Partition, int]]:
         now = datetime.now(UTC)
         firsts = _first_offsets(events)
@@ -178,9 +183,10 @@ class Processor:
             stored, known = await load_known(batch, events)
         fresh = [event for event in events if event.raw.offset >= reached[_partition(event)]]
         with _timed("decide"):
-            decision = decide(fresh, known, self.model.version if self.model else None)
-            scores = score(decision.to_score, self.model, now) if self.model and decision.to_score else []
-            writes = self._writes(decision, scores, stored, now)
+            decision = decide(fresh, known, model.version if model else None)
+            scores = score(decision.to_score, model, now) if model and decision.to_score else []
+            challenged = self.shadow.scores(decision.to_score, model, now) if model and decision.to_score else []
+            writes = self._writes(decision, scores, challenged, stored, now)
         with _timed("write"):
             if writes.advances:
                 await batch.write(writes)
@@ -217,6 +223,7 @@ class Processor:
         self,
         decision: Decision,
         scores: list[RiskScore],
+        challenged: list[ChallengerScore],
         stored: Mapping[PatientKey, StoredHistory],
         now: datetime,
     ) -> Writes:
@@ -240,6 +247,8 @@ class Processor:
             ],
             rejected=[_rejected_row(one) for one in decision.rejected],
             erased=[key for _, key, _ in decision.erased],
+            stay_outcomes=decision.stay_outcomes,
+            challenger_scores=challenged,
         )
 
     async def _again(
@@ -398,7 +407,11 @@ def _advances(decision: Decision) -> list[Advance]:
         partition = _partition(event)
         ends[partition] = event.raw.offset + 1
         outcomes.setdefault(partition, Counter())[outcome] += 1
-    return [Advance(partition, end, outcomes[partition]) for partition, end in ends.items()]
+    reached = decision.known_until
+    return [
+        Advance(partition, end, outcomes[partition], reached.get((partition.topic_id, partition.number)))
+        for partition, end in ends.items()
+    ]
 
 
 def _rejected_row(one: Rejected) -> RejectedRow:

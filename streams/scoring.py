@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
+from schemas.challenger import ChallengerScore
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.messages import RiskScore, ScoreStatus
-from schemas.model import Model, explain
+from schemas.model import Model, explain, probabilities
 from streams.decision import ToScore
 
 
 def score(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> list[RiskScore]:
     """Turn each decided encounter into its risk score, in the given order; `scored_at` in UTC."""
-    with_features = [one.message.features.vector() for one in to_score if one.message is not None]
-    rows = np.array(with_features, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
-    explained = explain(model, rows)
+    explained = explain(model, _rows(to_score))
     numbers = iter(zip(explained.probability.tolist(), explained.contributions.tolist(), strict=True))
     return [
         _risk_score(one, model, scored_at, *next(numbers), explained.baseline)
@@ -25,6 +25,35 @@ def score(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> lis
         else _risk_score(one, model, scored_at)
         for one in to_score
     ]
+
+
+def challenge(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> list[ChallengerScore]:
+    """Turn each decided encounter that has features into what a challenger says of it, in the given order.
+
+    Raises whatever the model's file fails with, ValueError where it gives no probabilities.
+    """
+    with_features = [one for one in to_score if one.message is not None]
+    return [
+        ChallengerScore(
+            record_id=one.record_id,
+            institution=one.event.sender.institution.id,
+            patient_pseudonym=one.patient_pseudonym,
+            encounter_pseudonym=one.encounter_pseudonym,
+            received_at=one.event.raw.received_at,
+            scored_at=scored_at,
+            probability=probability,
+            band=model.card.thresholds.band(probability),
+            model_name=model.name,
+            model_version=model.version,
+            model_digest=model.digest,
+        )
+        for one, probability in zip(with_features, probabilities(model, _rows(to_score)).tolist(), strict=True)
+    ]
+
+
+def _rows(to_score: Sequence[ToScore]) -> NDArray[np.float32]:
+    with_features = [one.message.features.vector() for one in to_score if one.message is not None]
+    return np.array(with_features, dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
 
 
 def _risk_score(

@@ -12,26 +12,24 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import faust
-import numpy as np
 import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, topic_ids
-from connectors.models import champion_version, load_champion
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
 from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
-from schemas.features import FEATURE_NAMES
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
-from schemas.model import Model, explain
 from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, institution_of, topic_name
 from streams import metrics
 from streams.app import create_app
 from streams.decision import Sender
 from streams.health import serve_health
+from streams.models import ModelWatch
+from streams.performance import show_performance
 from streams.processor import Processor
 from streams.transport import RunConsumer
 
@@ -48,6 +46,9 @@ class Worker:
 
     def __init__(self, settings: Settings, *, metrics_port: int, history_only: bool) -> None:
         self._settings, self._metrics_port, self._history_only = settings, metrics_port, history_only
+        self._champion = ModelWatch(settings, settings.model_alias)
+        challenger = settings.model_challenger_alias
+        self._challenger = ModelWatch(settings, challenger, may_be_absent=True) if challenger else None
         self._assigned = False
         self._stopped: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,12 +88,14 @@ class Worker:
         self._processor = self._new_processor(self._store)
         if not self._history_only:
             await self._wait_for_champion()
+            await self._look_for_challenger()
         topics = [topic for topic in encounter_topics() if institution_of(topic) not in self._stopped]
         self._app = create_app(settings, self._processor, topics, on_assigned=self._on_assigned, fail=fail)
         self._tasks = [
             asyncio.ensure_future(_every(settings.model_poll_s, self._look_around)),
             asyncio.ensure_future(_every(_PARTITIONS_EVERY_S, self._store.ensure_partitions)),
             *([asyncio.ensure_future(_every(_TRIM_EVERY_S, partial(asyncio.to_thread, trim)))] if trim else []),
+            asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
         ]
 
     def _new_processor(self, store: Store) -> Processor:
@@ -116,19 +119,31 @@ class Worker:
     async def _wait_for_champion(self) -> None:
         while True:
             try:
-                self._use(await asyncio.to_thread(load_champion, self._settings))
+                await self._champion.first()
             except NoModelError as error:
                 log.warning("%s Waiting for one: `healthalliance train` makes it.", error)
                 await asyncio.sleep(self._settings.model_poll_s)
             else:
+                self._use_champion()
                 return
 
-    def _use(self, model: Model) -> None:
-        explain(model, np.zeros((1, len(FEATURE_NAMES)), dtype=np.float32))  # warmed up before its first event
-        self._processor.model = model
+    def _use_champion(self) -> None:
+        model = self._processor.model = self._champion.model
         metrics.MODEL.clear()
-        metrics.MODEL.labels(model.name, model.version).set(1)
-        log.info("Scoring with %s version %s.", model.name, model.version)
+        if model is not None:
+            metrics.MODEL.labels(model.name, model.version).set(1)
+            log.info("Scoring with %s version %s.", model.name, model.version)
+
+    async def _look_for_challenger(self) -> None:
+        if self._challenger is None or not await self._challenger.look():
+            return
+        model = self._processor.shadow.model = self._challenger.model
+        metrics.CHALLENGER.clear()
+        if model is None:
+            log.info("There is no challenger any more.")
+        else:
+            metrics.CHALLENGER.labels(model.name, model.version).set(1)
+            log.info("Scoring with the challenger %s version %s beside it.", model.name, model.version)
 
     # --- while it runs
 
@@ -146,10 +161,13 @@ class Worker:
             raise IntakeStoppedError("An intake was stopped or resumed; starting again with the right topics.")
         if self._history_only:
             return
-        version = await asyncio.to_thread(champion_version, self._settings)
-        current = self._processor.model
-        if version is not None and (current is None or version != current.version):
-            self._use(await asyncio.to_thread(load_champion, self._settings))
+        if await self._champion.look():
+            self._use_champion()
+        if not self._champion.is_unreachable:
+            await self._look_for_challenger()
+
+    async def _show_performance(self) -> None:
+        await show_performance(self._store, self._processor.model)
 
     def _why_not_ready(self) -> str | None:
         if not hasattr(self, "_processor"):

@@ -90,15 +90,20 @@ def load_champion(settings: Settings, cache_dir: Path | None = None) -> OnnxMode
     nothing has the alias, ModelRefusedError for a file that is not the registered one or not made for this code,
     UnavailableError where the registry is away and nothing was kept.
     """
-    kept = _Kept(cache_dir or settings.data_dir / "models", settings.model_name, settings.model_alias)
     try:
-        found = _find(settings)
-        if found is None:
-            raise NoModelError(f"No version of {settings.model_name} has the alias {settings.model_alias} yet.")
-        _require_digest(settings, found)
-        data = kept.file(found.digest) or _fetch(settings, found)
+        return load_registered(settings, cache_dir)
     except UnavailableError as error:
-        return kept.last_good(error)
+        return _kept(settings, cache_dir).last_good(error)
+
+
+def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxModel:
+    """Load the version that has the alias, as `load_champion` does; UnavailableError where the registry is away."""
+    kept = _kept(settings, cache_dir)
+    found = _find(settings)
+    if found is None:
+        raise NoModelError(f"No version of {settings.model_name} has the alias {settings.model_alias} yet.")
+    _require_digest(settings, found)
+    data = kept.file(found.digest) or _fetch(settings, found)
     model = from_bytes(data, name=settings.model_name, version=found.version, digest=found.digest)
     kept.keep(model, data)
     return model
@@ -117,7 +122,18 @@ def load_version(settings: Settings, version: str, digest: str, location: str | 
 
 def _require_digest(settings: Settings, found: _Registered) -> None:
     if not _DIGEST.fullmatch(found.digest):
-        raise ModelRefusedError(f"{settings.model_name} version {found.version} was registered without a digest.")
+        raise ModelRefusedError(
+            f"{settings.model_name} version {found.version} was registered without a digest.", reason="digest"
+        )
+
+
+def load_last_good(settings: Settings, cache_dir: Path | None = None) -> OnnxModel:
+    """Load the last version of the alias that was loaded here; raise UnavailableError where there is none."""
+    return _kept(settings, cache_dir).last_good(UnavailableError("There is no model to go on with."))
+
+
+def _kept(settings: Settings, cache_dir: Path | None) -> _Kept:
+    return _Kept(cache_dir or settings.data_dir / "models", settings.model_name, settings.model_alias)
 
 
 @dataclass(frozen=True, slots=True)

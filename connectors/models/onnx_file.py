@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError, ModelRefusedError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
-from schemas.model import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Floats, ModelCard
+from schemas.model import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Floats, ModelCard, probabilities
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,29 @@ def load_model(path: Path) -> OnnxModel:
 
 
 def from_bytes(data: bytes, *, name: str, version: str, digest: str | None = None) -> OnnxModel:
-    """Load a model; raise ModelRefusedError unless it has the expected digest, if given, and this code's features."""
+    """Load a model and warm it up.
+
+    Raises ModelRefusedError unless it has the expected digest, if given, and this code's features, and gives
+    probabilities.
+    """
     actual = sha256(data)
     if digest is not None and actual != digest:
-        raise ModelRefusedError(f"The file of {name} version {version} is not the one that was registered (SHA-256).")
+        raise ModelRefusedError(
+            f"The file of {name} version {version} is not the one that was registered (SHA-256).", reason="digest"
+        )
     session = _session(data, f"{name} version {version}")
     card = _card(session, f"{name} version {version}")
-    return OnnxModel(name, version, actual, card, session)
+    model = OnnxModel(name, version, actual, card, session)
+    _warm_up(model)
+    return model
+
+
+def _warm_up(model: OnnxModel) -> None:
+    rows = np.array([[0.0], [1.0], [100.0]], dtype=np.float32).repeat(len(FEATURE_NAMES), axis=1)
+    try:
+        probabilities(model, rows)
+    except Exception as error:  # ONNX runtime's errors share no base class
+        raise ModelRefusedError(f"{model.name} version {model.version} does not score.", reason="fails") from error
 
 
 def _session(data: bytes, model: str) -> onnxruntime.InferenceSession:
@@ -68,10 +84,12 @@ def _session(data: bytes, model: str) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX runtime's errors share no base class
-        raise ModelRefusedError(f"{model} is not a readable ONNX file.") from error
+        raise ModelRefusedError(f"{model} is not a readable ONNX file.", reason="unreadable") from error
     shape = [None, len(FEATURE_NAMES)]
     if not _is(session.get_inputs(), INPUT_NAME, shape) or not _is(session.get_outputs(), OUTPUT_NAME, shape):
-        raise ModelRefusedError(f"{model} does not turn {len(FEATURE_NAMES)} features into their contributions.")
+        raise ModelRefusedError(
+            f"{model} does not turn {len(FEATURE_NAMES)} features into their contributions.", reason="signature"
+        )
     return session
 
 
@@ -90,9 +108,10 @@ def _card(session: onnxruntime.InferenceSession, model: str) -> ModelCard:
     try:
         card = msgspec.json.decode(text, type=ModelCard)
     except msgspec.DecodeError as error:
-        raise ModelRefusedError(f"{model} carries no readable model card.") from error
+        raise ModelRefusedError(f"{model} carries no readable model card.", reason="card") from error
     if not card.matches_code():
         raise ModelRefusedError(
-            f"{model} was made for other features than this code's feature set {FEATURE_SET}: train a new one."
+            f"{model} was made for other features than this code's feature set {FEATURE_SET}: train a new one.",
+            reason="features",
         )
     return card

@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from streams import metrics
 
 LABELS = {"institution", "outcome", "reason", "band", "step", "part", "name", "version"}
+LABELS |= {"model_version", "role", "feature"}
 METRICS: dict[str, MetricWrapperBase] = {
     name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)
 }

@@ -14,7 +14,7 @@ from sqlalchemy import Column, Index, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from connectors.migrations.versions import m0001_first_tables, m0002_rejection_resolutions
+from connectors.migrations.versions import m0001_first_tables, m0002_rejection_resolutions, m0003_outcomes
 from connectors.store import SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
 from healthalliance.progress import OUTCOMES
@@ -36,6 +36,7 @@ def migrated() -> str:
     with Operations.context(context):
         m0001_first_tables.upgrade()
         m0002_rejection_resolutions.upgrade()
+        m0003_outcomes.upgrade()
     return out.getvalue()
 
 
@@ -56,14 +57,21 @@ _COLUMN = re.compile(
 _LONG_NAMES = {"timestamptz": "timestamp with time zone"}
 
 
+_ADD_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN ([^;]+);")
+
+
 @cache
 def made() -> dict[str, Made]:
-    return {name: _made(body, partitioned) for name, body, partitioned in _CREATE.findall(migrated())}
+    added = _ADD_COLUMN.findall(migrated())
+    return {
+        name: _made([*body.splitlines(), *(column for table, column in added if table == name)], partitioned)
+        for name, body, partitioned in _CREATE.findall(migrated())
+    }
 
 
-def _made(body: str, partitioned: str) -> Made:
+def _made(lines: list[str], partitioned: str) -> Made:
     columns, key = [], []
-    for line in (one.strip() for one in body.splitlines()):
+    for line in (one.strip() for one in lines):
         if line.startswith("PRIMARY KEY"):
             key = line[line.index("(") + 1 : line.rindex(")")].split(", ")
             continue

@@ -20,11 +20,13 @@ from schemas.intake.structure import structure_validator
 from schemas.messages import EncounterFeatures, RiskScore
 from schemas.model import Model
 from schemas.pseudonyms import institution_keys
+from schemas.readmission import StayOutcome
 from schemas.rejection import Reason
 from schemas.topics import TopicFamily, institution_of, topic_names
 from streams.decision import EncounterKey, Event, Known, PatientKey, Sender, decide
 from streams.scoring import score
 from tests.faults.load import Place, digest
+from tests.unit.streams.batches import keep_outcomes
 
 _BATCH = 500
 _SILENCE_S = 30.0
@@ -41,6 +43,7 @@ class FaultFree:
     patient_of: dict[EncounterKey, str | None] = field(default_factory=dict)
     features: dict[EncounterKey, EncounterFeatures | None] = field(default_factory=dict)
     digests: dict[Place, bytes] = field(default_factory=dict)
+    outcomes: dict[EncounterKey, StayOutcome] = field(default_factory=dict)
 
 
 def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultFree:
@@ -73,6 +76,7 @@ def _apply(result: FaultFree, events: list[Event], model: Model) -> None:
     result.patient_of |= decision.patient_of
     result.rejected |= {_place(one.event.raw): tuple(issue.reason for issue in one.issues) for one in decision.rejected}
     result.features |= {(one.institution, one.encounter_pseudonym): one.message for one in decision.features}
+    keep_outcomes(result.outcomes, decision.stay_outcomes)
     result.superseded |= {one.supersedes.record_id: one.record_id for one in decision.to_score if one.supersedes}
     for one in score(decision.to_score, model, datetime.now(UTC)):
         result.scores[one.record_id] = one

@@ -96,7 +96,10 @@ def every_champion_scored(trial: Trial) -> dict[str, int]:
     scored = {row["model_version"] for row in fetch(trial.settings, "SELECT DISTINCT model_version FROM risk_scores")}
     trial.figures["champions"] = len(scored)
     idle = set(trial.notes["versions"]) - scored
-    return {"champions that never scored": len(idle)} if idle else {}
+    beside = fetch(trial.settings, "SELECT count(*) AS number FROM challenger_scores")[0]["number"]
+    trial.figures["challenger_scores"] = beside
+    found = {"champions that never scored": len(idle), "challengers that never scored": int(beside == 0)}
+    return {name: number for name, number in found.items() if number}
 
 
 def _swap(trial: Trial, number: int) -> None:
@@ -105,6 +108,8 @@ def _swap(trial: Trial, number: int) -> None:
     with open_store(trial.settings) as client:
         for one in {version, "1"}:  # the oracle asks for the version that a row names
             client.set_registered_model_alias(trial.settings.model_name, f"version-{one}", one)
+        before = trial.notes["versions"][-2:-1] or ["1"]
+        client.set_registered_model_alias(trial.settings.model_name, trial.settings.model_challenger_alias, before[0])
     trial.measure("adoption_s", trial.wait_until(lambda: _has_scored(trial, version), _ADOPTED_S, every_s=0.5))
 
 

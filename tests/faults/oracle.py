@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import blake2b
 from typing import Any
+from uuid import UUID
+
+import numpy as np
 
 from connectors.kafka import end_offsets, topic_ids
 from connectors.models import load, load_champion
@@ -18,8 +21,9 @@ from healthalliance.progress import OUTCOMES, fetch
 from schemas.history import PatientHistory, decode_history
 from schemas.institutions import institutions
 from schemas.messages import RiskScore
-from schemas.model import Model
+from schemas.model import Model, probabilities
 from schemas.pseudonyms import institution_keys
+from schemas.readmission import StayOutcome
 from schemas.topics import TopicFamily, institution_of, topic_names
 from tests.faults.fault_free import FaultFree, fault_free, read
 from tests.faults.load import Ledger, Place
@@ -56,6 +60,8 @@ class Verdict:
     lost_on_rejected: int
     foreign_on_rejected: int
     wrong_on_features: int
+    wrong_outcomes: int
+    wrong_challenger_scores: int
 
     @property
     def repeat_share(self) -> float:
@@ -111,6 +117,8 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
         lost_on_rejected=len(expected.rejected.keys() - on_rejected.keys()),
         foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys()),
         wrong_on_features=_wrong_on_features(settings, expected),
+        wrong_outcomes=_wrong_outcomes(settings, expected),
+        wrong_challenger_scores=_wrong_challenger_scores(settings, expected),
     )
 
 
@@ -239,6 +247,40 @@ def _wrong_on_features(settings: Settings, expected: FaultFree) -> int:
         value, wanted = newest.get(key), expected.features.get(key)
         found = None if value is None else registry.decode("EncounterFeatures", value)
         wrong += found != (None if wanted is None else _plain(wanted))
+    return wrong
+
+
+def _wrong_outcomes(settings: Settings, expected: FaultFree) -> int:
+    names = [name for name in StayOutcome.__struct_fields__ if name != "received_at"]
+    held = {
+        (row["institution"], str(row["encounter_pseudonym"])): [_comparable(row[name]) for name in names]
+        for row in fetch(settings, "SELECT * FROM score_outcomes")
+    }
+    wanted = {key: [_comparable(getattr(row, name)) for name in names] for key, row in expected.outcomes.items()}
+    return sum(held.get(key) != wanted.get(key) for key in held.keys() | wanted.keys())
+
+
+def _comparable(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _wrong_challenger_scores(settings: Settings, expected: FaultFree) -> int:
+    """Count those beside no score with features, and those that their model does not give; which were to be there
+    depends on when a worker saw the alias.
+    """
+    rows = fetch(settings, "SELECT record_id::text AS record, model_version, probability FROM challenger_scores")
+    models = {
+        version: load(f"models:/{settings.model_name}@version-{version}", settings)
+        for version in {row["model_version"] for row in rows}
+    }
+    wrong = 0
+    for row in rows:
+        score = expected.scores.get(row["record"])
+        if score is None or score.features is None:
+            wrong += 1
+            continue
+        [probability] = probabilities(models[row["model_version"]], np.array([score.features.vector()], np.float32))
+        wrong += abs(float(probability) - row["probability"]) > 1e-12
     return wrong
 
 

@@ -103,7 +103,7 @@ class Connection:
 def writes(**changes: Any) -> Writes:
     nothing: dict[str, Any] = {
         "now": NOW, "advances": (), "histories": {}, "patient_of": {}, "scores": (), "superseded": (), "rejected": (),
-        "erased": (),
+        "erased": (), "stay_outcomes": {}, "challenger_scores": (),
     }  # fmt: skip
     return Writes(**nothing | changes)
 

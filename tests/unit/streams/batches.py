@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -17,7 +17,8 @@ from schemas.intake.event import parse_event
 from schemas.intake.structure import fhirkit_issues
 from schemas.model import Floats, ModelCard, Sigmoid, Thresholds
 from schemas.pseudonyms import institution_keys
-from streams.decision import Decision, Event, Known, Outcome, PatientKey, Sender, decide
+from schemas.readmission import OutcomeChange, StayOutcome
+from streams.decision import Decision, EncounterKey, Event, Known, Outcome, PatientKey, Sender, decide
 from tests.unit.schemas.fhir_events import ARRIVAL, LIMITS, dkfz, raw
 
 TOPIC_ID = "00000000-0000-0000-0000-00000000d0f2"
@@ -72,6 +73,17 @@ class Stored:
         all_scores = [one for decision in self.decisions for one in decision.to_score]
         superseded = {one.supersedes.record_id for one in all_scores if one.supersedes}
         return {one.record_id for one in all_scores if one.message} - superseded
+
+
+def keep_outcomes(table: dict[EncounterKey, StayOutcome], changes: Mapping[EncounterKey, OutcomeChange]) -> None:
+    """Change the rows of `score_outcomes` as the store does."""
+    for key, change in changes.items():
+        if change.row is None:
+            table.pop(key, None)
+        elif change.is_new:
+            table[key] = change.row
+        elif key in table and (joined := change.after(OutcomeChange(table[key], False))).row:
+            table[key] = joined.row
 
 
 def taken(*batches: Sequence[Event]) -> Stored:

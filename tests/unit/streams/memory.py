@@ -10,7 +10,10 @@ from typing import Any
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.store import Batch, Partition, Store, StoredHistory, Writes
+from schemas.challenger import ChallengerScore
 from schemas.errors import UnavailableError
+from schemas.readmission import StayOutcome
+from tests.unit.streams.batches import keep_outcomes
 
 Key = tuple[str, str]
 
@@ -26,6 +29,9 @@ class Tables:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     superseded: dict[str, str] = field(default_factory=dict)
     rejected: dict[tuple[str, int, int], list[dict[str, str]]] = field(default_factory=dict)
+    stay_outcomes: dict[Key, StayOutcome] = field(default_factory=dict)
+    challenger_scores: dict[str, ChallengerScore] = field(default_factory=dict)
+    known_until: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def standing(self) -> dict[str, Any]:
         """Return the scores no other supersedes, without when they were made."""
@@ -79,6 +85,9 @@ class MemoryBatch(Batch):
         tables = self.tables
         for one in writes.advances:
             tables.progress[one.partition.topic_id, one.partition.number] = one.next_offset
+            if one.known_until is not None:
+                place = one.partition.topic_id, one.partition.number
+                tables.known_until[place] = max(one.known_until, tables.known_until.get(place, one.known_until))
             for outcome, number in one.outcomes.items():
                 tables.outcomes[outcome] = tables.outcomes.get(outcome, 0) + number
         for key, (revision, sealed) in writes.histories.items():
@@ -91,6 +100,13 @@ class MemoryBatch(Batch):
                 for id_, row in tables.scores.items()
                 if (row["institution"], row["patient_pseudonym"]) != (institution, pseudonym)
             }
+            tables.challenger_scores = {
+                id_: row
+                for id_, row in tables.challenger_scores.items()
+                if (row.institution, row.patient_pseudonym) != (institution, pseudonym)
+            }
+        tables.challenger_scores |= {one.record_id: one for one in writes.challenger_scores}
+        keep_outcomes(tables.stay_outcomes, writes.stay_outcomes)
         for score in writes.scores:
             row = {name: value for name, value in vars(score).items() if not name.endswith("_reference")}
             tables.scores[score.record_id] = row | {"features": score.features and vars(score.features)}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import stamina
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from connectors.store import Batch
 from schemas import avro
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.intake.structure import fhirkit_issues
+from schemas.messages import record_id
+from schemas.model import Floats, explain
 from schemas.topics import TopicFamily, topic_name
+from streams import metrics
 from streams.decision import Outcome
 from streams.processor import Processor, Results
 from tests.unit.schemas.fhir_events import ARRIVAL, LIMITS, TOPIC, condition, encounter, patient, to_bytes
@@ -57,8 +64,8 @@ def records(*values: Any, first: int = 0) -> list[Record]:
 class World:
     """What outlives a worker, and one worker in it."""
 
-    def __init__(self, share_limit: float = 1.0, window: int = 4) -> None:
-        self.store, self.publisher = MemoryStore(), MemoryPublisher()
+    def __init__(self, share_limit: float = 1.0, window: int = 4, *, is_challenged: bool = False) -> None:
+        self.store, self.publisher, self.is_challenged = MemoryStore(), MemoryPublisher(), is_challenged
         self._limits = {"rejected_share_limit": share_limit, "rejected_share_window": window}
         self.restart()
 
@@ -76,6 +83,7 @@ class World:
         )
         self.worker.topic_ids = {TOPIC: TOPIC_ID}
         self.worker.model = LinearModel()
+        self.worker.shadow.model = CHALLENGER if self.is_challenged else None
 
     async def apply(self, batch: Sequence[Record]) -> Results:
         return await self.worker.apply(await self.worker.read(batch))
@@ -135,6 +143,108 @@ async def test_what_came_to_nothing_is_committed_and_publishes_nothing() -> None
     before = list(world.publisher.confirmed)
     await world.take(records(patient(), first=4))
     assert (world.next_offset, world.publisher.confirmed) == (5, before)
+
+
+# --- a model that changes, and one beside it
+
+
+async def test_a_batch_is_scored_by_the_model_it_was_decided_with_though_another_one_comes_meanwhile() -> None:
+    world, swapped = World(), LinearModel(version="2", weights=(0.01,) * 9)
+
+    class Swapping(MemoryStore):
+        @asynccontextmanager
+        async def batch(self) -> AsyncIterator[Batch]:
+            async with super().batch() as batch:
+                world.worker.model = swapped
+                yield batch
+
+    swapping = Swapping()
+    world.store = world.worker._store = swapping
+    first, second = await world.take(BATCH), await world.take(records(encounter("e2"), first=4))
+    for results, model in ((first, LinearModel()), (second, swapped)):
+        assert {one.model_version for one in results.scores} == {model.version}
+        for one in results.scores:
+            assert one.features is not None
+            rows = np.array([one.features.vector()], dtype=np.float32)
+            assert one.probability == pytest.approx(float(explain(model, rows).probability[0]))
+            assert one.record_id == record_id(TOPIC_ID, 0, one.source_offset, one.encounter_pseudonym, model.version)
+
+
+def sent(world: World) -> list[Any]:
+    """List what was published, but for when scores were made."""
+    scores = [{**avro.decode("RiskScore", one.value[5:]), "scored_at": None} for one in world.publisher.of(RISK)
+              if one.value]  # fmt: skip
+    return [scores, *(one for one in world.publisher.confirmed if one.topic != RISK)]
+
+
+CHALLENGER = LinearModel(version="7", digest="7" * 64, weights=(0.02,) * 9)
+
+
+def challenged(world: World) -> dict[str, float]:
+    return {id_: one.probability for id_, one in world.store.tables.challenger_scores.items()}
+
+
+async def test_a_challenger_scores_what_the_champion_scores_and_nothing_of_it_is_published() -> None:
+    alone, world = World(), World()
+    world.worker.shadow.model = CHALLENGER
+    stream = [*BATCH, *records(encounter(version=3, status="entered-in-error"), first=4)]
+    await alone.take(stream)
+    await world.take(stream)
+    assert sent(world) == sent(alone)
+    scores = [one for one in world.store.tables.scores.values() if one["features"]]
+    assert challenged(world).keys() == {one["record_id"] for one in scores}
+    for one in scores:
+        row = world.store.tables.challenger_scores[one["record_id"]]
+        rows = np.array([list(one["features"].values())], dtype=np.float32)
+        assert row.probability == pytest.approx(float(explain(CHALLENGER, rows).probability[0]))
+        assert (row.model_version, row.received_at, row.band) == ("7", one["received_at"], "high")
+
+
+async def test_a_challenger_that_is_the_champion_is_not_scored_twice() -> None:
+    world = World()
+    world.worker.shadow.model = world.worker.model
+    await world.take(BATCH)
+    assert challenged(world) == {}
+
+
+@dataclass(frozen=True)
+class BrokenModel(LinearModel):
+    gives: float | None = None
+
+    def contributions(self, rows: NDArray[np.float32]) -> Floats:
+        if self.gives is None:
+            raise RuntimeError("a node is missing")
+        return np.full(rows.shape, self.gives)
+
+
+@pytest.mark.parametrize("gives", [None, np.nan])
+async def test_a_challenger_that_fails_is_left_alone_and_the_champion_goes_on(
+    gives: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone, world = World(), World()
+    world.worker.shadow.model = BrokenModel(version="8", digest="8" * 64, gives=gives)
+    before = refusals("challenger-failed")
+    for start in range(len(BATCH)):
+        await world.take(BATCH[start : start + 1])
+        await alone.take(BATCH[start : start + 1])
+    assert sent(world) == sent(alone)
+    assert challenged(world) == {}
+    assert world.worker.shadow.model is None
+    assert refusals("challenger-failed") == before + 1
+    assert len(caplog.messages) == 1
+
+
+def refusals(reason: str) -> float:
+    return metrics.REGISTRY.get_sample_value("healthalliance_model_refusals_total", {"reason": reason}) or 0.0
+
+
+async def test_an_erasure_takes_the_challengers_scores_and_outcomes_too() -> None:
+    world = World()
+    world.worker.shadow.model = CHALLENGER
+    await world.take(BATCH)
+    assert world.store.tables.stay_outcomes
+    await world.take(records(b"Patient/p1", first=4))
+    assert (challenged(world), world.store.tables.stay_outcomes) == ({}, {})
 
 
 # --- a batch that comes again
@@ -198,12 +308,12 @@ def test_however_often_workers_die_and_repeat_the_tables_and_topics_end_the_same
     stream = records(*values)
 
     async def undisturbed() -> World:
-        world = World()
+        world = World(is_challenged=True)
         await world.take(stream)
         return world
 
     async def disturbed() -> World:
-        world = World()
+        world = World(is_challenged=True)
         for end, how_far in deaths:  # each dies before it acknowledges, so that all comes again
             results = await world.apply(stream[:end])
             if how_far == "published":
@@ -218,6 +328,9 @@ def test_however_often_workers_die_and_repeat_the_tables_and_topics_end_the_same
     assert pieces.store.tables.progress == whole.store.tables.progress
     assert pieces.store.tables.rejected.keys() == whole.store.tables.rejected.keys()
     assert pieces.store.tables.standing() == whole.store.tables.standing()
+    assert pieces.store.tables.stay_outcomes == whole.store.tables.stay_outcomes
+    assert pieces.store.tables.known_until == whole.store.tables.known_until
+    assert challenged(pieces) == challenged(whole)
     assert pieces.publisher.compacted(FEATURES) == whole.publisher.compacted(FEATURES)
     assert set(pieces.record_ids()) >= set(whole.store.tables.scores)
     sent_back = {one.value for one in pieces.publisher.of(REJECTED)}
