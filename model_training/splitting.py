@@ -14,6 +14,9 @@ from schemas.errors import NotEnoughStaysError
 # Fit, calibrate, test.
 SHARES = (0.6, 0.2, 0.2)
 
+# Of the persons with stays on both sides. An even draw keeps the proportions of `SHARES` among the stays that are left.
+_TO_FIT = 0.5
+
 # Two numbers are calibrated and a rate is estimated in each part; fewer readmissions than these say nothing.
 MIN_OF_EACH_CLASS = 10
 
@@ -39,7 +42,7 @@ def split_by_patient_and_time(dataset: Dataset, seed: int) -> Split:
     """Fit on earlier discharges, calibrate and test on the later ones of other persons.
 
     The time between is that before which `SHARES[0]` of the stays end. Who has stays on both sides goes to one of
-    them by a draw in the proportions of `SHARES`, and what they have on the other is dropped. A draw depends on the
+    them by an even draw, and what they have on the other is dropped. A draw depends on the
     person and the seed alone: not on the order of stays, and not on who else is there.
     The outcome of the last stays to fit on lies up to 30 days after that time; it is not known of any person that is
     calibrated or tested on.
@@ -48,7 +51,7 @@ def split_by_patient_and_time(dataset: Dataset, seed: int) -> Split:
     is_early = dataset.discharged_at < at
     persons, person = np.unique(dataset.persons, return_inverse=True)
     has_early, has_late = (np.bincount(person[side], minlength=len(persons)) > 0 for side in (is_early, ~is_early))
-    to_fit = has_early & (~has_late | (_draws(persons, seed, "side") < SHARES[0]))
+    to_fit = has_early & (~has_late | (_draws(persons, seed, "side") < _TO_FIT))
     to_calibrate = _draws(persons, seed, "half") < SHARES[1] / (SHARES[1] + SHARES[2])
     in_fit = is_early & to_fit[person]
     held_out = ~is_early & ~to_fit[person]

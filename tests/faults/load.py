@@ -34,7 +34,7 @@ _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _UNTIL = _EPOCH + timedelta(days=3650)
 _EVENTS_A_PATIENT = 10  # at first; where a load goes on for longer, theirs go on too
 _FEWEST_PATIENTS = 300
-_TRAINING_PATIENTS, _TRAINING = 300, timedelta(days=1000)
+_TRAINING_PATIENTS, _TRAINING = 400, timedelta(days=1000)
 _FLUSH_EVERY = 2000
 
 Place = tuple[str, int, int]  # topic, partition, offset

@@ -60,7 +60,7 @@ def s3() -> Iterator[S3]:
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": "somebody",
             "AWS_SECRET_ACCESS_KEY": "something",
-            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
         }
     )
     assert found.names() == []

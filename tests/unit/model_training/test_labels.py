@@ -52,6 +52,10 @@ INDEX_STAYS: dict[str, tuple[list[EncounterFeatures], dict[str, bool]]] = {
         [stay("a", 0, 5), stay("b", 20, 25, planned=True), stay("c", 24, 30)],
         {"a": NO, "c": NO},
     ),
+    "of stays admitted at once the longest tells whether the episode is planned": (
+        [stay("a", 0, 5), stay("b", 20, 21), stay("c", 20, 25, planned=True), stay("d", 20, 22), stay("e", 20, 21.5)],
+        {"a": NO, "c": NO},
+    ),
     # episodes
     "overlapping stays are one episode, judged at its end": (
         [stay("a", 0, 5), stay("b", 3, 9), stay("c", 38, 40)],
