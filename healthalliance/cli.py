@@ -20,6 +20,8 @@ from rich.table import Table
 
 from connectors.settings import Settings, load_settings
 from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from healthalliance.federated_cli import app as federated_app
+from healthalliance.federated_cli import show_federated
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
+app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
 
@@ -193,6 +196,10 @@ def worker(
 def train(
     seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
     backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
+    federated: Annotated[
+        bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
+    ] = False,
+    pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now and make the model the champion."""
@@ -200,6 +207,9 @@ def train(
     from model_training.backends import Backend
     from model_training.job import train as run_training
 
+    if federated:
+        _train_federated(seed, pooled, as_json)
+        return
     with err.status("training") as status:
         result = run_training(
             connected(),
@@ -211,6 +221,14 @@ def train(
         print_json(asdict(result))
     else:
         out.print(training_table(result))
+
+
+def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
+    from healthalliance.federating import federate
+
+    with err.status("training") as status:
+        result = federate(connected(), list(institutions()), seed, pooled=pooled, on_progress=status.update)
+    show_federated(result, as_json)
 
 
 @app.command()

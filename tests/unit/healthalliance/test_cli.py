@@ -21,9 +21,9 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "intake", "rejected",
+    "federated", "intake", "rejected",
 }  # fmt: skip
-GROUPS = {"intake", "rejected"}
+GROUPS = {"federated", "intake", "rejected"}
 
 Main = Callable[..., tuple[int, str, str]]
 
