@@ -21,6 +21,8 @@ from rich.table import Table
 
 from connectors.settings import Settings, load_settings
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
+from healthalliance.federated_cli import app as federated_app
+from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.snapshot_cli import app as snapshot_app
@@ -37,6 +39,7 @@ app = typer.Typer(
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
+app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(model_app, name="model")
@@ -227,6 +230,10 @@ def train(
     backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
     force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
     note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
+    federated: Annotated[
+        bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
+    ] = False,
+    pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
@@ -237,6 +244,9 @@ def train(
     options = chosen_options(backend, force=force, note=note)
 
     def once() -> None:
+        if federated:
+            _train_federated(seed, pooled, as_json)
+            return
         with err.status("training") as status:
             result = train_alone(
                 connected(*TRAINING_PARTS), seed, options, lambda step, share: status.update(f"{step} {share:.0%}")
@@ -250,6 +260,14 @@ def train(
         once()
     else:
         run_every(interval(every), once, lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True))
+
+
+def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
+    from healthalliance.federating import federate
+
+    with err.status("training") as status:
+        result = federate(connected(), list(institutions()), seed, pooled=pooled, on_progress=status.update)
+    show_federated(result, as_json)
 
 
 @app.command()
