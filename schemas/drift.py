@@ -13,15 +13,16 @@ from schemas.features import FEATURE_NAMES, UNKNOWN
 _DECILES = np.arange(0.1, 1.0, 0.1)
 _KNOWN_FROM = UNKNOWN / 2  # unknown values have a bin of their own
 _LEAST_SHARE = 1e-4  # an empty bin has no logarithm
+_LEAST_TOLD = 10  # a model goes to other institutions: it tells of no smaller group
 
 # Of fewer stays chance alone makes an index that looks like a drift: of n it is some 10/n.
 MIN_STAYS = 200
 
 
 class Bins(msgspec.Struct, frozen=True):
-    """One feature's distribution: bin k holds values from edges[k - 1] on and below edges[k]; shares add up to 1.
+    """One feature's distribution: bin k holds values from edges[k - 1] on and below edges[k].
 
-    edges: rising, float32 values; shares: one longer.
+    edges: rising, float32 values; shares: one longer, 0 where there were fewer than ten.
     """
 
     edges: tuple[float, ...]
@@ -48,8 +49,8 @@ def reference(rows: NDArray[np.float32], institutions: NDArray[np.str_]) -> Refe
 def bins(values: NDArray[np.float32]) -> Bins:
     """Cut values [n], n > 0, at their deciles; what fills more than one decile gets a bin of its own.
 
-    >>> bins(np.array([0, 0, 0, 0, 1, 2], dtype=np.float32)).shares[1:3]
-    (0.6666666666666666, 0.16666666666666666)
+    >>> bins(np.repeat(np.array([0, 1, 2], dtype=np.float32), [30, 10, 10])).shares
+    (0.0, 0.0, 0.6, 0.0, 0.2, 0.0, 0.2)
     """
     known = values[values > _KNOWN_FROM]
     edges = {float(np.float32(_KNOWN_FROM))}
@@ -58,7 +59,9 @@ def bins(values: NDArray[np.float32]) -> Bins:
         edges |= {float(cut) for cut in cuts}
         edges |= {float(np.nextafter(cut, np.float32(np.inf))) for cut in cuts[times > 1]}
     rising = np.array(sorted(edges))
-    return Bins(tuple(rising.tolist()), tuple((counts(values, rising) / len(values)).tolist()))
+    counted = counts(values, rising)
+    counted[counted < _LEAST_TOLD] = 0
+    return Bins(tuple(rising.tolist()), tuple((counted / len(values)).tolist()))
 
 
 def counts(values: NDArray[np.float32], edges: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:

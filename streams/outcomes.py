@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
-from schemas.history import EncounterFacts, Held, PatientHistory
+from schemas.history import PatientHistory
 from schemas.institutions import Institution
+from schemas.intake.dispositions import DIED
 from schemas.pseudonyms import InstitutionKeys
-from schemas.readmission import Followed, NoIndex, Outcome, OutcomeChange, Stay, StayOutcome, follow
+from schemas.readmission import (
+    FOLLOW_UP,
+    TRANSFER_WINDOW,
+    Followed,
+    NoIndex,
+    Outcome,
+    OutcomeChange,
+    Stay,
+    StayOutcome,
+    follow,
+)
 from schemas.stays import is_inpatient
+
+Stays = dict[str, Stay]  # by encounter id
 
 
 def outcome_changes(
@@ -25,53 +38,53 @@ def outcome_changes(
     named: the encounters that may differ between the two. The same histories give the same outcomes, whatever events
     they came from and in whichever order.
     """
-    if not _may_matter(before, after, named, institution):
-        return
-    old, new = _outcomes(before, institution, keys), _outcomes(after, institution, keys)
+    old_stays, new_stays = (_stays(history, named, institution, keys) for history in (before, after))
+    died, dies = _deceased_at(before), _deceased_at(after)
+    if old_stays == new_stays and died == dies:
+        return  # most events
+    changed = (*old_stays.values(), *new_stays.values())
+    since = min(stay.admitted_at for stay in changed) - FOLLOW_UP - TRANSFER_WINDOW if died == dies else None
+    others = _stays(after, after.encounters.keys() - named, institution, keys, since)
+    ids = {stay.encounter_pseudonym: id_ for stays in (others, new_stays) for id_, stay in stays.items()}
+    old = _discharged(follow((*others.values(), *old_stays.values()), died))
+    new = _discharged(follow((*others.values(), *new_stays.values()), dies))
     for pseudonym in old.keys() - new.keys():
         yield pseudonym, OutcomeChange(None, is_new=False)
-    for pseudonym, (encounter_id, followed) in new.items():
-        if pseudonym not in old or _told(old[pseudonym][1]) != _told(followed):
-            row = _row(followed, encounter_id, after, patient_pseudonym, institution)
-            yield pseudonym, OutcomeChange(row, is_new=pseudonym not in old)
+    for pseudonym, followed in new.items():
+        held = old.get(pseudonym)
+        if held is None or _told(held) != _told(followed):
+            row = _row(followed, ids[pseudonym], after, patient_pseudonym, institution)
+            yield pseudonym, OutcomeChange(row, is_new=held is None)
 
 
-def _may_matter(
-    before: PatientHistory, after: PatientHistory, named: Collection[str], institution: Institution
-) -> bool:
-    """Tell quickly whether a stay or the patient's death changed: most events are neither."""
-    if _deceased_at(before) != _deceased_at(after):
-        return True
-    return any(_is_stay(id_, history.encounters.get(id_), institution) for id_ in named for history in (before, after))
+def _stays(
+    history: PatientHistory,
+    among: Iterable[str],
+    institution: Institution,
+    keys: InstitutionKeys,
+    since: datetime | None = None,
+) -> Stays:
+    """Pick the inpatient stays among encounters, those that ended before `since` only where the patient died in them.
 
-
-def _is_stay(encounter_id: str, held: Held[EncounterFacts] | None, institution: Institution) -> bool:
-    return (
-        held is not None
-        and held.facts is not None
-        and held.facts.started is not None
-        and is_inpatient(encounter_id, held.facts, institution.rules)
-    )
-
-
-def _outcomes(
-    history: PatientHistory, institution: Institution, keys: InstitutionKeys
-) -> dict[str, tuple[str, Followed]]:
-    """Follow the discharged stays: encounter pseudonym → encounter id and what became of it."""
-    ids: dict[str, str] = {}
-    stays = []
-    for id_, held in history.encounters.items():
-        facts = held.facts
-        if facts is None or facts.started is None or not is_inpatient(id_, facts, institution.rules):
+    One that ended more than the follow-up before a change is neither followed by it nor says anything of those that
+    are, unless its patient died in it.
+    """
+    found: Stays = {}
+    for id_ in among:
+        held = history.encounters.get(id_)
+        facts = held.facts if held is not None else None
+        if facts is None or facts.started is None:
             continue
-        pseudonym = keys.encounter_pseudonym(id_)
-        ids[pseudonym] = id_
-        stays.append(Stay(pseudonym, facts.started, facts.ended, facts.disposition, facts.planned))
-    return {
-        one.stay.encounter_pseudonym: (ids[one.stay.encounter_pseudonym], one)
-        for one in follow(stays, _deceased_at(history))
-        if one.stay.discharged_at is not None
-    }
+        if since is not None and facts.ended is not None and facts.ended < since and facts.disposition != DIED:
+            continue
+        if is_inpatient(id_, facts, institution.rules):
+            pseudonym = keys.encounter_pseudonym(id_)
+            found[id_] = Stay(pseudonym, facts.started, facts.ended, facts.disposition, facts.planned)
+    return found
+
+
+def _discharged(followed: Iterable[Followed]) -> dict[str, Followed]:
+    return {one.stay.encounter_pseudonym: one for one in followed if one.stay.discharged_at is not None}
 
 
 def _told(followed: Followed) -> tuple[datetime, NoIndex | None, datetime | None]:

@@ -33,7 +33,15 @@ pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
 
 _INSTITUTION = "embl"
 _EVER = Window(datetime(2020, 1, 1, tzinfo=UTC), None)
-_TABLES = ("risk_scores", "rejected_events", "patient_history", "patient_encounters", "stream_progress")
+_TABLES = (
+    "risk_scores",
+    "rejected_events",
+    "patient_history",
+    "patient_encounters",
+    "stream_progress",
+    "score_outcomes",
+    "challenger_scores",
+)
 _LARGE = 3_000  # bytes
 _DELETED = ("deleted-1", "deleted-2", "deleted-3", "deleted-4")  # whose tombstones lie in whatever partitions
 _CHALLENGER = "challenger"
@@ -155,6 +163,17 @@ def test_a_replay_of_what_is_live_leaves_the_very_rows(scored: Scored, same: Rep
         for table in ("risk_scores", "same.risk_scores")
     )
     assert live
+    assert replayed == live
+
+
+def test_a_replay_of_what_is_live_fills_in_the_same_outcomes(scored: Scored, same: Replayed) -> None:
+    read = "SELECT encounter_pseudonym, patient_pseudonym, discharged_at, outcome, because, readmitted_at FROM {} " \
+           "WHERE institution = $1 ORDER BY 1"  # fmt: skip
+    live, replayed = (
+        [tuple(row) for row in fetch(scored.settings, read.format(table), _INSTITUTION)]
+        for table in ("score_outcomes", "same.score_outcomes")
+    )
+    assert len(live) > 100
     assert replayed == live
 
 

@@ -72,6 +72,11 @@ def test_what_fills_a_decile_is_told_from_what_lies_above_and_below_it() -> None
     assert [share for share in bins(values).shares if share] == [0.2, 0.6, 0.2]
 
 
+def test_a_group_of_fewer_than_ten_is_not_told_of() -> None:
+    shares = bins(floats([0.0] * 150 + [1.0] * 141 + [2.0] * 9)).shares
+    assert [share for share in shares if share] == [0.5, 0.47]
+
+
 def test_of_few_stays_nothing_is_said() -> None:
     assert psi((0.5, 0.5), [MIN_STAYS - 1, 0]) is None
     assert psi((0.5, 0.5), [MIN_STAYS, 0]) is not None
@@ -80,7 +85,7 @@ def test_of_few_stays_nothing_is_said() -> None:
 
 @given(st.lists(st.floats(-1, 1e6, width=32), min_size=1, max_size=60))
 def test_edges_rise_and_every_value_is_in_one_bin(values: list[float]) -> None:
-    found = bins(floats(values))
+    found = bins(floats(values * 10))
     assert list(found.edges) == sorted(set(found.edges))
     assert len(found.shares) == len(found.edges) + 1
     assert sum(found.shares) == pytest.approx(1)

@@ -121,6 +121,10 @@ VALUES = [
     encounter("e3", "2024-03-06", "2024-03-21", hospitalization={"dischargeDisposition": {"coding": [
         {"code": "other-hcf"}]}}),
     bundle(encounter("e4", "2024-04-10", "2024-04-12"), condition("c2")), b"Encounter/e3",
+    encounter("e5", "2023-12-01", "2024-03-03"), encounter("e6", "2023-12-20", "2024-01-15", hospitalization={
+        "dischargeDisposition": {"coding": [{"code": "exp"}]}}),
+    encounter("e7", "2023-12-10", "2024-01-01"), encounter("e8", "2024-04-20", "2024-04-30"),
+    bundle(patient(version=3, deceasedDateTime="2023-12-25"), encounter("e8", "2024-04-20", "2024-04-29", version=0)),
 ]  # fmt: skip
 
 
