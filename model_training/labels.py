@@ -31,7 +31,7 @@ TRANSFER_WINDOW = timedelta(days=1)
 
 _US = timedelta(microseconds=1)
 _KEYS = ["patient_pseudonym", "encounter_pseudonym", "admitted_at", "discharged_at"]
-_COLUMNS = [*_KEYS, "planned", "disposition", "deceased_at", "feature_set"]
+_COLUMNS = [*_KEYS, "planned", "summary_only", "disposition", "deceased_at", "feature_set"]
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -42,6 +42,8 @@ class Exclusion(StrEnum):
     NOT_INPATIENT = "not inpatient"
     # readmissions__encounter_overlap; HWR: who discharges the patient in the end answers for the readmission.
     SAME_EPISODE = "part of an episode that ended later"
+    # Ours: a model learns from stays whose own features are known.
+    SUMMARY_ONLY = "known in summary only"
     # readmissions__encounter_data_quality: missing_discharge_date_flag.
     OPEN = "not discharged"
     # readmissions__index_discharge_requirement: disposition 20.
@@ -83,6 +85,7 @@ class _Stays:
     end: NDArray[np.int64]
     is_open: NDArray[np.bool_]
     planned: NDArray[np.bool_]
+    summary_only: NDArray[np.bool_]
     died: NDArray[np.bool_]
     transferred: NDArray[np.bool_]
     against_advice: NDArray[np.bool_]
@@ -154,6 +157,7 @@ def _verdicts(stays: _Stays, begins: NDArray[np.bool_], last: NDArray[np.int64])
     episode = np.cumsum(begins) - 1
     died = stays.died | (stays.deceased <= discharged[episode])
     holds = {
+        Exclusion.SUMMARY_ONLY: stays.summary_only[last],
         Exclusion.OPEN: stays.is_open[last],
         Exclusion.DIED: np.bincount(episode[died], minlength=len(last)) > 0,
         Exclusion.TRANSFERRED: stays.transferred[last],
@@ -196,6 +200,7 @@ def _stays(table: pa.Table) -> _Stays:
         end=end,
         is_open=is_open,
         planned=flags(stays, "planned"),
+        summary_only=flags(stays, "summary_only"),
         died=equals(stays, "disposition", DIED),
         transferred=equals(stays, "disposition", TRANSFERRED),
         against_advice=equals(stays, "disposition", AGAINST_ADVICE),

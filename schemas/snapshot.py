@@ -30,6 +30,7 @@ SNAPSHOT_SCHEMA = pa.schema(
         pa.field("class_code", pa.string()),
         pa.field("inpatient", pa.bool_(), nullable=False),
         pa.field("planned", pa.bool_(), nullable=False),
+        pa.field("summary_only", pa.bool_(), nullable=False),
         pa.field("admitted_at", _TIME, nullable=False),
         pa.field("discharged_at", _TIME),
         pa.field("as_of", _TIME, nullable=False),
