@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,13 @@ intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
+
+
+class Dataset(StrEnum):
+    """Research data sets that can be published."""
+
+    DIABETES130 = "diabetes130"
+
 
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 
@@ -98,20 +106,41 @@ def score(
 
 
 @app.command()
-def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> None:
-    """Publish FHIR files as encounter events, in time order within each patient."""
+def publish(
+    institution: InstitutionId,
+    files: Files,
+    dataset: Annotated[Dataset | None, typer.Option(help="The one file is of this data set, not FHIR.")] = None,
+    part: Annotated[
+        str, typer.Option(help="Of a data set only this part: 1/3, 2/3 and 3/3 differ as hospitals do.")
+    ] = "1/1",
+    as_json: Json = False,
+) -> None:
+    """Publish FHIR files, or a data set's file, as encounter events, in time order within each patient."""
     import time
 
+    from connectors.datasets.diabetes130 import ALL, parse_part, read_diabetes130
     from connectors.fhir_files import read_events, total_bytes
     from healthalliance.publishing import publish_events
 
+    if dataset and len(files) != 1:
+        raise typer.BadParameter("a data set is one file.", param_hint="FILES")
+    chosen = parse_part(part)
+    if chosen != ALL and not dataset:
+        raise typer.BadParameter("only a data set has parts.", param_hint="--part")
     find_institution(institution)
     settings = connected("kafka")
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
-        task = progress.add_task("", total=total_bytes(files))
-        events = read_events(files, progress=lambda size: progress.advance(task, size), skipped=skipped)
+        task = progress.add_task("", total=None if dataset else total_bytes(files))
+
+        def advance(size: int) -> None:
+            progress.advance(task, size)
+
+        if dataset:
+            events = read_diabetes130(files[0], chosen, progress=advance)
+        else:
+            events = read_events(files, progress=advance, skipped=skipped)
         count = publish_events(settings, institution, events)
     report = {
         "institution": institution,

@@ -64,7 +64,16 @@ def test_every_command_explains_itself_and_can_print_json(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["validate"], ["score", "x.json"], ["simulate", "dkfz", "--patients", "0"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["validate"],
+        ["score", "x.json"],
+        ["simulate", "dkfz", "--patients", "0"],
+        ["publish", "dkfz", "--dataset", "another", "x.csv"],
+        ["publish", "dkfz", "--part", "1/3", "x.json"],
+        ["publish", "dkfz", "--dataset", "diabetes130", "x.csv", "y.csv"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], main: Main) -> None:
     code, out, err = main(*arguments)
