@@ -22,8 +22,8 @@ check: setup  ## format, lint, types, import rules, schema compatibility
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m schemas.avro check
 
-bench: setup  ## measure against a naive worker; prints a table and writes .local/bench.json
-	@$(BIN)/python -m tests.bench
+bench: setup  ## measure against a naive worker, or with DIABETES130=file on that; writes a .json into .local
+	@$(BIN)/python -m tests.bench$(if $(DIABETES130),.diabetes130 $(DIABETES130))
 
 faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUTANT=name
 	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE)) $(if $(MUTANT),--mutant $(MUTANT))

@@ -17,7 +17,9 @@ from healthalliance.local_stack.ports import free_port
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import TrainingResult
 
-SYNTHEA = Path(__file__).parents[2].parent / "shared" / "data" / "synthea-dev.tar.xz"
+_SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+SYNTHEA = _SHARED_DATA / "synthea-dev.tar.xz"
+DIABETES130 = _SHARED_DATA / "diabetes130-dev.csv.gz"
 
 
 @dataclass(frozen=True, slots=True)
