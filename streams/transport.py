@@ -140,6 +140,7 @@ class RunConsumer(Consumer):
             await self._ask_for_beginnings(tps)
         for tp in list(tps):
             with suppress(IllegalStateError, KafkaError, TimeoutError):  # not assigned any more, or Kafka is away
+                await self._ask_for_beginnings(tps)
                 read = await self._next_offset(tp)
                 position = await asyncio.wait_for(self.position(tp), _POSITION_S)
                 if self.flow_active and position is not None and read == await self._next_offset(tp):

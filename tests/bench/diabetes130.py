@@ -159,23 +159,23 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(f"seconds: {step}", f"{seconds:.0f}", "")
     table.add_row("rows that differ in a feature", str(sum(found["features"].values()) + found["missing"]), "0")
     unequal = found["labels_different"] + found["labels_lacking"] + found["others_labelled"]
-    table.add_row(f"labels that differ, of {found['eligible']:,} eligible rows", str(unequal), "0")
-    table.add_row(f"held-out stays: prevalence of {measured['stays']:,}", f"{measured['prevalence']:.3f}", "")
+    table.add_row(f"labels that differ, of {found['eligible']:,} rows", str(unequal), "0")
+    table.add_row("held-out stays, prevalence", f"{measured['stays']:,}, {measured['prevalence']:.3f}", "")
     table.add_row("AUROC", f"{measured['auroc']:.4f}", "≥ 0.62")
     table.add_row("Brier", f"{measured['brier']:.4f}", "≤ 0.098")
     table.add_row("calibration slope", f"{measured['calibration_slope']:.3f}", "0.9 to 1.1")
-    table.add_row("AUROC of the worker's stored scores", f"{worker['auroc']:.4f}", "the same")
+    table.add_row("AUROC of what a worker stored", f"{worker['auroc']:.4f}", "the same")
     lost = report["direct_auroc"] - measured["auroc"]
-    table.add_row(f"AUROC lost against {report['direct_auroc']:.4f} of a direct forest", f"{lost:.4f}", "≤ 0.01")
+    table.add_row("AUROC of a direct forest, lost", f"{report['direct_auroc']:.4f}, {lost:.4f}", "≤ 0.01")
     for name in ("auroc", "brier", "calibration_slope"):
         values = [one[name] for one in report["other_seeds"]]
-        text = f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
-        table.add_row(f"{name}, mean and range over {len(values)} other splits", text, "")
+        text = f"{np.mean(values):.3f}, {min(values):.3f} to {max(values):.3f}"
+        table.add_row(f"{name}, {len(values)} other splits", text, "")
     out.print(table)
 
 
 if __name__ == "__main__":
     result = run(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 1.0)
-    show(result)
     _REPORT.write_text(json.dumps(result, indent=2), "utf-8")
+    show(result)
     out.print(f"Written to {_REPORT}.")

@@ -77,7 +77,7 @@ def compared(table: pa.Table, labels: Labels, stays: Sequence[Stay], places: NDA
     return Compared(
         missing=len(stays) - len(rows),
         features=differing,
-        not_eligible=Counter(_NOT_ELIGIBLE[one.disposition] for one in stays if one.disposition in _NOT_ELIGIBLE),
+        not_eligible=dict(Counter(why for one in stays if (why := _NOT_ELIGIBLE.get(one.disposition or "")))),
         eligible=len(eligible),
         labels_equal=sum(equal),
         labels_different=len(equal) - sum(equal),

@@ -74,6 +74,8 @@ def _verdict(
 ) -> bool | Exclusion:
     last = _last(episode)
     discharged = last.discharged_at
+    if last.summary_only:
+        return Exclusion.SUMMARY_ONLY
     if discharged is None:
         return Exclusion.OPEN
     for stay in episode:

@@ -52,6 +52,7 @@ def stay(
     facts: Features | None = None,
     feature_set: int = FEATURE_SET,
     planned: bool = False,
+    summary_only: bool = False,
     person: str | None = None,
 ) -> EncounterFeatures:
     """Make an encounter of named patients; times are days after START."""
@@ -72,6 +73,7 @@ def stay(
         features=facts or features(),
         feature_set=feature_set,
         planned=planned,
+        summary_only=summary_only,
         person_pseudonym=None if person is None else pseudonym(person),
     )
 

@@ -102,6 +102,7 @@ INDEX_STAYS: dict[str, tuple[list[EncounterFeatures], dict[str, bool]]] = {
         [stay("a", 0, 5), stay("b", 20, 22, disposition=AGAINST)],
         {"a": YES},
     ),
+    "a readmission known in summary only counts": ([stay("a", 0, 5), stay("b", 20, 21, summary_only=True)], {"a": YES}),
     "an outpatient visit is no readmission": ([stay("a", 0, 5), stay("b", 20, 21, inpatient=False)], {"a": NO}),
     "another patient's stay is no readmission": (
         [stay("a", 0, 5), stay("b", 20, 21, patient="q")],
@@ -163,6 +164,7 @@ LEFT_OUT: dict[str, tuple[list[EncounterFeatures], dict[Exclusion, int]]] = {
     ),
     "transferred to another hospital": ([stay("a", 0, 5, disposition=AWAY), LATE], {Exclusion.TRANSFERRED: 1}),
     "left against advice": ([stay("a", 0, 5, disposition=AGAINST), LATE], {Exclusion.AGAINST_ADVICE: 1}),
+    "known in summary only": ([stay("a", 0, 5, summary_only=True), LATE], {Exclusion.SUMMARY_ONLY: 1}),
     "outpatient": ([stay("a", 0, 5, inpatient=False), LATE], {}),
     "featurized by another version": (
         [stay("a", 0, 5, feature_set=FEATURE_SET + 1), LATE],
@@ -202,6 +204,7 @@ def histories(draw: st.DrawFn) -> list[EncounterFeatures]:
             inpatient=draw(st.sampled_from([True, True, True, False])),
             feature_set=draw(st.sampled_from([FEATURE_SET] * 5 + [FEATURE_SET + 1])),
             planned=draw(st.booleans()),
+            summary_only=draw(st.sampled_from([False, False, True])),
         )
         records.append(
             replace(
