@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -86,8 +87,8 @@ def read_snapshot(
         ranges = offset_ranges(consumer, partitions_of(consumer, topics))
         if ends is not None:
             ranges = ranges_to(ends, ids, ranges)
-        reader = value_reader(Registry(settings.schema_registry_url))
-        table = read_table(consumer, ranges, reader, on_progress)
+        with closing(Registry(settings.schema_registry_url)) as registry:
+            table = read_table(consumer, ranges, value_reader(registry), on_progress)
     return Snapshot(table, tuple(PartitionEnd(topic, ids[topic], n, end) for (topic, n), (_, end) in ranges.items()))
 
 

@@ -31,6 +31,10 @@ class Registry:
     def __init__(self, url: str) -> None:
         self._client = SchemaRegistryClient({"url": url, "timeout": 10})
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def register_all(self) -> dict[str, int]:
         """Register every output topic's schema as BACKWARD compatible; return the schema id by topic.
 

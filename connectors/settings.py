@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="postgresql://user:password@host:port/database")
     mlflow_tracking_uri: str = Field("", description="MLflow tracking and registry store")
 
-    dvc_remote_url: str = Field("", description="where exported snapshots are pushed to, e.g. s3://bucket/prefix")
+    dvc_remote_url: str = Field(
+        "", description="where exported snapshots are pushed to, e.g. s3://bucket/prefix; empty: nowhere"
+    )
 
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="secret of at least 32 characters that pseudonyms and sealed histories derive from"

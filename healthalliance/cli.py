@@ -51,13 +51,6 @@ class Dataset(StrEnum):
     DIABETES130 = "diabetes130"
 
 
-
-class Dataset(StrEnum):
-    """Research data sets that can be published."""
-
-    DIABETES130 = "diabetes130"
-
-
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 
 

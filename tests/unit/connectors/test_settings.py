@@ -28,6 +28,7 @@ def test_without_anything_set_every_address_is_empty_and_means_the_local_stack()
         "schema_registry_url": "",
         "database_url": "",
         "mlflow_tracking_uri": "",
+        "dvc_remote_url": "",  # the local stack has none: nothing is pushed
     }
     assert settings.data_dir == Path(".local")
 
