@@ -46,6 +46,22 @@ class Settings(BaseSettings):
         "", description="Dask scheduler, tcp://host:port, for train --backend dask; empty: this machine's processors"
     )
 
+    gate_auroc_margin: float = Field(
+        0.01, ge=0, description="how far below the champion's a new model's AUROC may be to replace it"
+    )
+    gate_brier_margin: float = Field(
+        0.002, ge=0, description="how far above the champion's a new model's Brier score may be to replace it"
+    )
+    gate_calibration_ratio: float = Field(
+        1.25, gt=1, description="r: a champion's calibration slope and observed/expected lie within 1/r and r"
+    )
+    gate_group_auroc_floor: float = Field(
+        0.55, ge=0, le=1, description="least AUROC of a champion for any institution, gender or age group"
+    )
+    gate_group_min: int = Field(
+        50, ge=10, description="stays with and without a readmission from which on a group counts for it"
+    )
+
     batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
     batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")
     event_max_bytes: int = Field(5_000_000, ge=1, description="largest accepted event, bytes")

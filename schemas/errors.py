@@ -69,6 +69,18 @@ class NotEnoughStaysError(HealthAllianceError):
     exit_code = 11
 
 
+class PromotionRefusedError(HealthAllianceError):
+    """The gate does not let this version become champion."""
+
+    exit_code = 12
+
+
+class TrainingUnderWayError(HealthAllianceError):
+    """Another training run is going on."""
+
+    exit_code = 13
+
+
 class LeakageError(HealthAllianceError):
     """A feature knows what only the future can tell."""
 
