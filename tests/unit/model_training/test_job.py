@@ -52,7 +52,7 @@ def test_a_run_ends_with_a_champion_that_scores(settings: Settings, result: Trai
     assert (model.name, model.version, model.digest) == (settings.model_name, result.version, result.digest)
     explained = explain(model, np.zeros((2, len(FEATURE_NAMES)), dtype=np.float32))
     assert ((explained.probability > 0) & (explained.probability < 1)).all()
-    assert list(dict.fromkeys(steps)) == [Step.LABEL, Step.FIT, Step.CHECK, Step.REGISTER]
+    assert list(dict.fromkeys(steps)) == [Step.LABEL, Step.FIT, Step.CHECK, Step.EVALUATE, Step.REGISTER]
 
 
 def test_the_result_accounts_for_every_encounter(result: TrainingResult) -> None:
