@@ -19,9 +19,10 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
-from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
+from healthalliance.model_cli import app as model_app
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
@@ -40,6 +41,7 @@ app.add_typer(intake_app, name="intake")
 app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(model_app, name="model")
 
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 
@@ -195,32 +197,39 @@ def worker(
 @app.command()
 def train(
     seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
+    every: Annotated[str | None, typer.Option(help="Train again and again: 30m, 24h, 7d; ends on Ctrl-C.")] = None,
     backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
     federated: Annotated[
         bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
     ] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
+    note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on the feature topics as they are now and make the model the champion."""
-    from healthalliance.reports import training_table
-    from model_training.backends import Backend
-    from model_training.job import train as run_training
+    """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
+    from healthalliance.reports import show_training
+    from healthalliance.scheduling import interval, run_every
+    from healthalliance.training import chosen_options, train_alone
 
-    if federated:
-        _train_federated(seed, pooled, as_json)
-        return
-    with err.status("training") as status:
-        result = run_training(
-            connected(),
-            seed,
-            lambda step, share: status.update(f"{step} {share:.0%}"),
-            backend=Backend(backend),
-        )
-    if as_json:
-        print_json(asdict(result))
+    options = chosen_options(backend, force=force, note=note)
+
+    def once() -> None:
+        if federated:
+            _train_federated(seed, pooled, as_json)
+            return
+        with err.status("training") as status:
+            settings = connected(*TRAINING_PARTS)
+            result = train_alone(settings, seed, options, lambda step, share: status.update(f"{step} {share:.0%}"))
+        if as_json:
+            print_json(asdict(result))
+        else:
+            show_training(result, out)
+
+    if every is None:
+        once()
     else:
-        out.print(training_table(result))
+        run_every(interval(every), once, lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True))
 
 
 def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:

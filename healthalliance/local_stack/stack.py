@@ -77,19 +77,18 @@ def status(settings: Settings) -> list[PartStatus]:
     return [_status(settings, data_dir, state.get(part), part) for part in Part]
 
 
-def connected(settings: Settings, parts: Iterable[Part] = Part) -> Settings:
-    """Fill the empty addresses of `parts` from the running stack and, where all are asked for, the pseudonym key.
+def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settings:
+    """Fill the empty addresses of `parts` from the running stack; where none are named, of all, and the pseudonym key.
 
     Raises UnavailableError when one of them is neither given nor running.
     """
     data_dir = _data_dir(settings)
     state = _still_running(data_dir)
     found: dict[str, object] = {"data_dir": data_dir}
-    wanted = list(parts)
-    for part in wanted:
+    for part in Part if parts is None else parts:
         if not given_address(settings, part):
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
-    if wanted == list(Part) and not settings.pseudonym_key.get_secret_value():
+    if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     return settings.model_copy(update=found)
 
