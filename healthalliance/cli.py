@@ -234,6 +234,8 @@ def train(
         bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
     ] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
+    note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
@@ -248,9 +250,8 @@ def train(
             _train_federated(seed, pooled, as_json)
             return
         with err.status("training") as status:
-            result = train_alone(
-                connected(*TRAINING_PARTS), seed, options, lambda step, share: status.update(f"{step} {share:.0%}")
-            )
+            settings = connected(*TRAINING_PARTS)
+            result = train_alone(settings, seed, options, lambda step, share: status.update(f"{step} {share:.0%}"))
         if as_json:
             print_json(asdict(result))
         else:

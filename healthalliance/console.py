@@ -29,4 +29,4 @@ def connected(*parts: str) -> Settings:
 
 def print_json(document: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(document, default=str))
+    print(json.dumps(document, default=str), flush=True)  # whoever reads a pipe of many runs waits for each

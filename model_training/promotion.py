@@ -109,6 +109,16 @@ def place(settings: Settings, version: str, verdict: Verdict, *, force: bool) ->
     return CHALLENGER
 
 
+def place_unmeasured(settings: Settings, version: str) -> str:
+    """Give a newly registered version its alias where today's champion could not be measured on the same stays.
+
+    Then it becomes champion only while there is none, else challenger: `promote` asks the gate where rows can be read.
+    """
+    holder = _holder(settings)
+    unmeasured = (f"Champion version {holder.version} was not measured on the same stays.",) if holder else ()
+    return place(settings, version, Verdict(unmeasured, holder.version if holder else None), force=False)
+
+
 def promote(
     settings: Settings, wanted: str, *, force: bool, on_read: OnRead = lambda _: None, read: Read = read_snapshot
 ) -> Promoted:

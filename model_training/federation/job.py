@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.feature_topics import Snapshot, read_snapshot
-from connectors.models import Candidate, from_bytes, register, set_alias
+from connectors.models import Candidate, from_bytes, register
 from connectors.settings import Settings
 from model_training.dataset import assemble
 from model_training.federation.coordinator import (
@@ -38,6 +38,7 @@ from model_training.forest_onnx import build, require_agreement
 from model_training.forests import Forest, as_forest
 from model_training.labels import label
 from model_training.leakage import require_judged_at_discharge, require_no_leak
+from model_training.promotion import place_unmeasured
 from model_training.search import best, fit_forest, search
 from model_training.splitting import require_enough, split_by_patient_and_time
 from schemas.errors import ConfigurationError
@@ -114,7 +115,7 @@ def score_own(settings: Settings, institution: str, merged: Path) -> bytes:
 
 
 def register_federated(settings: Settings, merged: Path, files: Sequence[Path]) -> FederatedResult:
-    """Calibrate the merged forest by the sites' cells, measure it, register it, let the alias point to it.
+    """Calibrate the merged forest by the sites' cells, measure it, register it; it is champion if there is none yet.
 
     Raises ConfigurationError where a site is missing or answered to another forest, ModelRefusedError where the
     model file fails its check, UnavailableError where the registry does not answer.
@@ -130,11 +131,10 @@ def register_federated(settings: Settings, merged: Path, files: Sequence[Path]) 
     model = from_bytes(onnx_file, name=settings.model_name, version="candidate")
     difference = require_agreement(model, forest, probe_rows(forest, _PROBES, seed=1))
     registered = register(settings, _candidate(onnx_file, forests, calibration, measured(sites)))
-    set_alias(settings, registered.version)
     return FederatedResult(
         model_name=registered.name,
         version=registered.version,
-        alias=settings.model_alias,
+        alias=place_unmeasured(settings, registered.version),
         digest=registered.digest,
         calibration=type(calibration).__name__.lower(),
         onnx_difference=difference,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +15,15 @@ from schemas.institutions import institutions
 from tests.contract.source_code import ROOT
 
 FOLDER = ROOT / "k8s" / "base" / "training"
-# Merged trees come with federation.
-NOT_YET = "federated"
 
 
-def manifests() -> dict[str, dict[str, Any]]:
-    names = yaml.safe_load((FOLDER / "kustomization.yaml").read_text("utf-8"))["resources"]
-    return {Path(name).stem: yaml.safe_load((FOLDER / name).read_text("utf-8")) for name in names}
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    files = yaml.safe_load((FOLDER / "kustomization.yaml").read_text("utf-8"))["resources"]
+    documents = [one for name in files for one in yaml.safe_load_all((FOLDER / name).read_text("utf-8"))]
+    return {one["metadata"]["name"]: one for one in documents if one["kind"] == kind}
 
 
-MANIFESTS = manifests()
+MANIFESTS, CLAIMS = of_kind("CronJob"), of_kind("PersistentVolumeClaim")
 
 
 def pod(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -38,20 +36,57 @@ def container(manifest: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def test_every_file_of_the_folder_is_a_resource() -> None:
-    files = {path.stem for path in FOLDER.glob("*.yaml")} - {"kustomization"}
-    assert files == MANIFESTS.keys() == {"coordinator", "pooled", *(f"site-{one}" for one in institutions())}
+def words(manifest: dict[str, Any]) -> list[str]:
+    return [*container(manifest)["command"], *container(manifest)["args"]]
+
+
+def hour(name: str) -> int:
+    return int(MANIFESTS[name]["spec"]["schedule"].split()[1])
+
+
+def test_every_file_of_the_folder_is_a_resource_and_every_institution_a_site() -> None:
+    files = yaml.safe_load((FOLDER / "kustomization.yaml").read_text("utf-8"))["resources"]
+    assert {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"} == set(files)
+    sites = {f"training-{step}-{one}" for one in institutions() for step in ("fit", "score")}
+    assert MANIFESTS.keys() == {"training-merge", "training-register", "training-pooled", *sites}
 
 
 @pytest.mark.parametrize("institution", institutions())
-def test_a_site_trains_its_institution_with_its_own_secret_and_is_otherwise_like_the_others(institution: str) -> None:
-    site = MANIFESTS[f"site-{institution}"]
-    assert container(site)["command"][:5] == ["healthalliance", "federated", "site", "--institution", institution]
+@pytest.mark.parametrize("step", ["fit", "score"])
+def test_a_site_reads_its_institution_with_its_own_secret_and_is_otherwise_like_the_others(
+    institution: str, step: str
+) -> None:
+    site = MANIFESTS[f"training-{step}-{institution}"]
+    assert words(site)[:5] == ["healthalliance", "federated", "site", "--institution", institution]
     assert [one["secretRef"]["name"] for one in container(site)["envFrom"] if "secretRef" in one] == [
         f"healthalliance-training-{institution}"
     ]
     first = next(iter(institutions()))
-    assert json.loads(json.dumps(site).replace(institution, first)) == MANIFESTS[f"site-{first}"]
+    assert json.loads(json.dumps(site).replace(institution, first)) == MANIFESTS[f"training-{step}-{first}"]
+
+
+@pytest.mark.parametrize("institution", institutions())
+def test_each_step_reads_what_the_steps_before_it_wrote(institution: str) -> None:
+    steps = [f"training-fit-{institution}", "training-merge", f"training-score-{institution}", "training-register"]
+    assert [hour(name) for name in steps] == sorted({hour(name) for name in steps})
+    written: set[str] = set()
+    for name in steps:
+        said = words(MANIFESTS[name])
+        files = {one for one in said if one.startswith(f"/exchange/{institution}.") or one == "/exchange/merged.json"}
+        out = {said[said.index("--out") + 1]} if "--out" in said else set()
+        assert files - out <= written
+        written |= out
+    assert {f"/exchange/{institution}.forest.json", f"/exchange/{institution}.scores.json"} <= written
+
+
+def test_every_claim_is_made_and_a_sites_own_is_only_its_own() -> None:
+    for name, manifest in MANIFESTS.items():
+        volumes = [one["persistentVolumeClaim"] for one in pod(manifest)["volumes"] if "persistentVolumeClaim" in one]
+        claims = {one["claimName"] for one in volumes}
+        assert claims <= CLAIMS.keys()
+        assert {one for one in claims if one.startswith("healthalliance-site-")} <= {
+            f"healthalliance-site-{name.rpartition('-')[2]}"
+        }
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -59,7 +94,7 @@ def test_a_job_never_runs_beside_itself_and_ends(name: str) -> None:
     manifest = MANIFESTS[name]
     assert (manifest["apiVersion"], manifest["kind"]) == ("batch/v1", "CronJob")
     assert manifest["spec"]["concurrencyPolicy"] == "Forbid"
-    assert manifest["spec"]["suspend"] is (name == "pooled")
+    assert manifest["spec"]["suspend"] is (name == "training-pooled")
     job = manifest["spec"]["jobTemplate"]["spec"]
     assert job["activeDeadlineSeconds"] > 0
     [rule] = job["podFailurePolicy"]["rules"]
@@ -82,7 +117,7 @@ def test_a_pod_satisfies_the_restricted_security_standard_and_is_bounded(name: s
         "capabilities": {"drop": ["ALL"]},
     }
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-    assert all(set(volume) <= {"name", "emptyDir"} for volume in spec["volumes"])
+    assert all(set(volume) <= {"name", "emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
     assert only["resources"]["limits"].keys() >= {"cpu", "memory"}
     assert only["resources"]["requests"].keys() >= {"cpu", "memory"}
 
@@ -99,12 +134,14 @@ def test_no_secret_is_written_down_and_the_images_tag_is_fixed(name: str) -> Non
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_the_command_exists_and_knows_its_options(name: str) -> None:
-    program, *words = container(MANIFESTS[name])["command"]
+    program, *said = words(MANIFESTS[name])
     assert program == "healthalliance"
     command: Any = typer.main.get_command(app)
-    while words and not words[0].startswith("-"):
-        if words[0] == NOT_YET and NOT_YET not in command.commands:
-            pytest.skip("there is no federated training yet")
-        command = command.commands[words.pop(0)]
+    while hasattr(command, "commands"):
+        command = command.commands[said.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
-    assert {one for one in words if one.startswith("--")} <= known
+    assert {one for one in said if one.startswith("--")} <= known
+    needed = {
+        parameter.opts[0] for parameter in command.params if parameter.required and parameter.opts[0].startswith("-")
+    }
+    assert needed <= set(said)

@@ -14,7 +14,7 @@ from connectors.models import champion_version
 from connectors.models.versions import CHALLENGER, Moved, find_version, make_champion
 from connectors.settings import Settings
 from model_training.job import Options, TrainingResult, train
-from model_training.promotion import compare, promote
+from model_training.promotion import compare, place_unmeasured, promote
 from schemas.errors import NoModelError, PromotionRefusedError
 from schemas.features import FEATURE_NAMES
 from tests.unit.model_training.stays import simulated, snapshot
@@ -119,6 +119,16 @@ def test_a_version_is_promoted_by_the_gate_on_the_stays_of_now(settings: Setting
     assert champion_version(settings) == "1"
     assert promote(settings, noise.version, force=True).moved == Moved("1", noise.version)
     assert promote(settings, "1", force=False, read=lambda *_: WHOLE).moved == Moved(noise.version, "1")
+
+
+def test_a_version_that_cannot_be_measured_beside_the_champion_is_champion_only_where_there_is_none(
+    settings: Settings, noise: TrainingResult
+) -> None:
+    assert place_unmeasured(settings, noise.version) == CHALLENGER
+    assert champion_version(settings) == "1"
+    other = settings.model_copy(update={"model_alias": "elsewhere"})
+    assert place_unmeasured(other, noise.version) == "elsewhere"
+    assert champion_version(other) == noise.version
 
 
 def test_an_unknown_version_is_refused_before_anything_is_read(settings: Settings) -> None:
