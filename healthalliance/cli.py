@@ -234,8 +234,6 @@ def train(
         bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
     ] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
-    note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
@@ -243,6 +241,8 @@ def train(
     from healthalliance.scheduling import interval, run_every
     from healthalliance.training import chosen_options, train_alone
 
+    if federated and (force or note or backend != "threads"):
+        raise typer.BadParameter("--federated goes without --force, --note and --backend")
     options = chosen_options(backend, force=force, note=note)
 
     def once() -> None:
@@ -264,10 +264,12 @@ def train(
 
 
 def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
+    from connectors.training_lock import only_training_run
     from healthalliance.federating import federate
 
-    with err.status("training") as status:
-        result = federate(connected(), list(institutions()), seed, pooled=pooled, on_progress=status.update)
+    settings = connected(*TRAINING_PARTS)
+    with err.status("training") as status, only_training_run(settings.database_url, settings.model_name):
+        result = federate(settings, list(institutions()), seed, pooled=pooled, on_progress=status.update)
     show_federated(result, as_json)
 
 
