@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import psutil
+from rich.console import Console
+from rich.table import Table
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.registry import Registry, to_wire
-from connectors.settings import Settings
-from model_training.job import train
+from connectors.settings import Settings, load_settings
+from healthalliance import local_stack
+from healthalliance.demo import fresh_stack
+from healthalliance.workers import settings_environment
 from schemas.features import FEATURE_SET, Features
 from schemas.institutions import institutions
 from schemas.messages import EncounterFeatures
@@ -25,9 +35,41 @@ _ADMISSIONS = timedelta(days=5 * 365)
 _DAY = timedelta(days=1)
 _INPATIENT_SHARE = 0.6
 _FLUSH_EVERY = 50_000
+_SIZES = (100_000, 300_000, 1_000_000)
+
+out = Console()
 
 
-def publish_made_up(settings: Settings, seed: int, encounters: int) -> float:
+def costs(data_dir: Path) -> list[dict[str, Any]]:
+    """Train on more and more encounters, on a stack of its own; one entry for each of the sizes."""
+    settings = local_stack.apart(load_settings(), data_dir)
+    found, before = [], 0
+    with fresh_stack(settings, lambda text: out.print(text, highlight=False)) as running:
+        for number, size in enumerate(_SIZES):
+            published_s = _publish_made_up(running, number, size - before)
+            before = size
+            found.append({**_measured(running), "published_s": published_s})
+            out.print(f"{size:,} encounters: trained in {found[-1]['seconds']:.0f} s", highlight=False)
+    return found
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """Print the costs, and what each encounter adds to them."""
+    table = Table("encounters", "stays fitted on", "seconds", "µs each", "peak MB", "AUROC", title="Training")
+    for one in found:
+        each = 1e6 * one["seconds"] / one["encounters"]
+        table.add_row(
+            f"{one['encounters']:,}",
+            f"{one['fit_stays']:,}",
+            f"{one['seconds']:.0f}",
+            f"{each:.0f}",
+            f"{one['peak_memory_mb']:.0f}",
+            f"{one['auroc']:.3f}",
+        )
+    out.print(table)
+
+
+def _publish_made_up(settings: Settings, seed: int, encounters: int) -> float:
     """Put so many encounters on the feature topics, evenly over the institutions; return the seconds it took."""
     started = time.monotonic()
     schema_ids = Registry(settings.schema_registry_url).register_all()
@@ -41,15 +83,26 @@ def publish_made_up(settings: Settings, seed: int, encounters: int) -> float:
     return time.monotonic() - started
 
 
-def measure(settings: Settings, seed: int) -> dict[str, Any]:
-    """Train on what is on the topics; seconds of the whole run, its peak of memory so far, and what came of it."""
-    result = train(settings, seed)
+def _measured(settings: Settings) -> dict[str, Any]:
+    """Train as the command line does, in a process of its own; its seconds from start to end, its peak of memory."""
+    command = [sys.executable, "-m", "healthalliance", "train", "--json"]
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen(
+        command, env={**os.environ, **settings_environment(settings)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as training:
+        process = psutil.Process(training.pid)
+        while training.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                peak = max(peak, process.memory_info().rss)
+            time.sleep(0.1)
+        assert training.stdout is not None
+        result = json.load(training.stdout)
     return {
-        "encounters": result.encounters,
-        "fit_stays": result.fit_stays,
-        "auroc": result.evaluation.auroc,
-        "seconds": result.seconds,
-        "peak_memory_mb": psutil.Process().memory_info().rss / 2**20,
+        "encounters": result["encounters"],
+        "fit_stays": result["fit_stays"],
+        "auroc": result["evaluation"]["auroc"],
+        "seconds": time.monotonic() - started,
+        "peak_memory_mb": peak / 2**20,
     }
 
 
@@ -103,3 +156,7 @@ def _made_up(seed: int, encounters: int) -> Iterator[EncounterFeatures]:
 
 def _uuid(rng: np.random.Generator) -> str:
     return str(UUID(bytes=rng.bytes(16)))
+
+
+if __name__ == "__main__":
+    show(costs(Path(".local/bench-training")))
