@@ -1,10 +1,13 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench faults lock
+.PHONY: help setup demo test check bench faults airflow lock
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+AIRFLOW_REQUIREMENTS := tests/integration/airflow-requirements.txt
+AIRFLOW_VERSION := $(shell sed -n 's/^apache-airflow==//p' $(AIRFLOW_REQUIREMENTS))
+AIRFLOW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/airflow-$(AIRFLOW_VERSION)
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,7 +16,7 @@ demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 
 	@$(BIN)/healthalliance demo $(if $(ONCE),--once)
 
 test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup  ## format, lint, types, import rules, schema compatibility
 	@$(BIN)/ruff format --check .
@@ -22,11 +25,16 @@ check: setup  ## format, lint, types, import rules, schema compatibility
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m schemas.avro check
 
-bench: setup  ## measure against a naive worker; prints a table and writes .local/bench.json
-	@$(BIN)/python -m tests.bench
+bench: setup  ## measure against a naive worker, or with DIABETES130=file on that; writes a .json into .local
+	@$(BIN)/python -m tests.bench$(if $(DIABETES130),.diabetes130 $(DIABETES130))
 
 faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUTANT=name
 	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE)) $(if $(MUTANT),--mutant $(MUTANT))
+
+airflow: setup  ## try the Airflow DAG in an environment of its own, which is made once (a minute or more)
+	@test -x $(AIRFLOW)/bin/airflow || { echo "Installing Airflow into $(AIRFLOW)"; \
+	  $(PYTHON) -m venv $(AIRFLOW) && $(AIRFLOW)/bin/pip install -q -r $(AIRFLOW_REQUIREMENTS); }
+	@$(BIN)/python -m pytest tests/integration/test_airflow.py
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies
 

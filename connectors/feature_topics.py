@@ -1,15 +1,17 @@
-"""The compacted `features.<institution>` topics, read from the beginning to a fixed end."""
+"""The compacted `features.<institution>` topics, read from the beginning to fixed ends, as one table."""
 
 from __future__ import annotations
 
-import struct
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 
-import httpx2
-from confluent_kafka.schema_registry.error import SchemaRegistryError
-from fastavro.read import SchemaResolutionError
+import pyarrow as pa
 
+from connectors.feature_rows import NewestRows, ReadValue, value_reader
 from connectors.kafka import topic_ids
 from connectors.ranges import (
     OnProgress,
@@ -23,10 +25,9 @@ from connectors.ranges import (
 )
 from connectors.registry import Registry
 from connectors.settings import Settings
-from schemas.errors import IncompatibleSchemaError, UnavailableError
-from schemas.features import Features
+from schemas.errors import SnapshotGoneError
 from schemas.institutions import institutions
-from schemas.messages import EncounterFeatures
+from schemas.snapshot import SNAPSHOT_SCHEMA, content_digest, sorted_by_encounter
 from schemas.topics import TopicFamily, topic_name
 
 
@@ -40,64 +41,92 @@ class PartitionEnd:
     end_offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
-    """The newest features of every encounter up to fixed ends, by institution and pseudonym.
+    """The newest features of every encounter up to fixed ends, as a table of `schemas.snapshot`.
 
-    `ends` identify the snapshot: a topic made anew under the same name has another id.
+    `ends` identify the snapshot: a topic made anew under the same name has another id. The same identity is the same
+    table, as long as nothing that was newest at the ends has been superseded or deleted since: compaction then takes
+    it away, and reading the same ends again misses its encounter. Nothing in the topic tells that such a record was
+    there; `content`, which is kept with a model, does.
     """
 
-    records: tuple[EncounterFeatures, ...]
+    table: pa.Table = field(repr=False)
     ends: tuple[PartitionEnd, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the identity, in hexadecimal; a topic's name is no part of it."""
+        ends = sorted((end.topic_id, end.partition, end.end_offset) for end in self.ends)
+        return sha256(json.dumps(ends).encode()).hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """The SHA-256 of the table's content, in hexadecimal."""
+        return content_digest(self.table)
 
 
 def read_snapshot(
-    settings: Settings, on_progress: OnProgress = lambda _: None, institution_ids: Sequence[str] | None = None
+    settings: Settings,
+    on_progress: OnProgress = lambda _: None,
+    institution_ids: Sequence[str] | None = None,
+    ends: Sequence[PartitionEnd] | None = None,
 ) -> Snapshot:
-    """Read the feature topics of the given institutions, by default of all, up to their ends of now.
+    """Read the feature topics of the given institutions, by default of all, up to their ends of now or to `ends`.
 
     `on_progress` is told the share that is read, 0 to 1. Raises UnavailableError where Kafka or the schema registry
-    does not answer, IncompatibleSchemaError for a record that this code cannot read.
+    does not answer, IncompatibleSchemaError for a record that this code cannot read, SnapshotGoneError where `ends`
+    are those of a topic that is gone.
     """
-    topics = [topic_name(TopicFamily.FEATURES, id_) for id_ in institution_ids or institutions()]
+    if ends is None:
+        topics = [topic_name(TopicFamily.FEATURES, id_) for id_ in institution_ids or institutions()]
+    else:
+        topics = sorted({end.topic for end in ends})
     ids = topic_ids(settings.kafka_bootstrap_servers, topics)
     with range_consumer(settings.kafka_bootstrap_servers) as consumer:
         ranges = offset_ranges(consumer, partitions_of(consumer, topics))
-        values = newest_values(consumer, ranges, on_progress)
-    ends = tuple(PartitionEnd(topic, ids[topic], number, end) for (topic, number), (_, end) in ranges.items())
-    return Snapshot(decoded(values, Registry(settings.schema_registry_url)), ends)
+        if ends is not None:
+            ranges = ranges_to(ends, ids, ranges)
+        with closing(Registry(settings.schema_registry_url)) as registry:
+            table = read_table(consumer, ranges, value_reader(registry), on_progress)
+    return Snapshot(table, tuple(PartitionEnd(topic, ids[topic], n, end) for (topic, n), (_, end) in ranges.items()))
 
 
-def newest_values(
+def ranges_to(
+    ends: Sequence[PartitionEnd], ids: Mapping[str, str], present: Mapping[Partition, Range]
+) -> dict[Partition, Range]:
+    """Return the ranges up to ends of an earlier snapshot, by what is present; raise SnapshotGoneError."""
+    ranges = {}
+    for end in ends:
+        low, high = present.get((end.topic, end.partition), (0, 0))
+        if ids.get(end.topic) != end.topic_id or end.end_offset > high:
+            raise SnapshotGoneError(f"{end.topic} is not the topic the snapshot was read from.")
+        ranges[end.topic, end.partition] = (min(low, end.end_offset), end.end_offset)
+    return ranges
+
+
+def read_table(
     consumer: PartitionReader,
     ranges: Mapping[Partition, Range],
+    reader: ReadValue,
     on_progress: OnProgress = lambda _: None,
-) -> dict[tuple[str, bytes], bytes]:
-    """Read the partitions' ranges and return the last value of each (topic, key); a tombstone removes its key."""
-    values: dict[tuple[str, bytes], bytes] = {}
-    for message in read_ranges(consumer, ranges, on_progress):
-        key, value = (str(message.topic()), message.key() or b""), message.value()
-        if value is None:
-            values.pop(key, None)
-        else:
-            values[key] = value
-    return values
+) -> pa.Table:
+    """Read the partitions' ranges and return each encounter's newest row, sorted; a tombstone removes its encounter.
 
-
-def decoded(values: Mapping[tuple[str, bytes], bytes], registry: Registry) -> tuple[EncounterFeatures, ...]:
-    """Read the values of (topic, key) as records, by institution and pseudonym.
-
-    Raises UnavailableError where the registry does not give a schema, IncompatibleSchemaError for what is no record.
+    A key is in one partition alone, so one partition at a time is read and only its superseded rows are in memory.
     """
-    records = [_record(topic, value, registry) for (topic, _), value in values.items()]
-    return tuple(sorted(records, key=lambda record: (record.institution, record.encounter_pseudonym)))
+    total = sum(end - low for low, end in ranges.values()) or 1
+    done, topics = 0, dict[str, list[pa.Table]]()
+    for (topic, number), (low, end) in sorted(ranges.items()):
 
+        def tell(share: float, before: int = done, size: int = end - low) -> None:
+            on_progress((before + share * size) / total)
 
-def _record(topic: str, value: bytes, registry: Registry) -> EncounterFeatures:
-    try:
-        fields = registry.decode("EncounterFeatures", value)
-    except (SchemaRegistryError, httpx2.HTTPError, OSError) as error:
-        raise UnavailableError("The schema registry at SCHEMA_REGISTRY_URL does not give a record's schema.") from error
-    except (SchemaResolutionError, struct.error, EOFError, ValueError, IndexError) as error:
-        raise IncompatibleSchemaError(f"{topic} holds a record that this code cannot read.") from error
-    return EncounterFeatures(**{**fields, "features": Features(**fields["features"])})
+        rows = NewestRows(topic, reader)
+        for message in read_ranges(consumer, {(topic, number): (low, end)}, tell):
+            rows.add(message.key() or b"", message.value())
+        topics.setdefault(topic, []).append(rows.table())
+        done += end - low
+    sorted_ones = [sorted_by_encounter(pa.concat_tables(topics.pop(topic))) for topic in sorted(topics)]
+    on_progress(1.0)
+    return pa.concat_tables([SNAPSHOT_SCHEMA.empty_table(), *sorted_ones])

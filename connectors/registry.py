@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,6 +30,10 @@ class Registry:
 
     def __init__(self, url: str) -> None:
         self._client = SchemaRegistryClient({"url": url, "timeout": 10})
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def register_all(self) -> dict[str, int]:
         """Register every output topic's schema as BACKWARD compatible; return the schema id by topic.
@@ -70,11 +76,37 @@ class Registry:
         schema_id = _HEADER.unpack_from(value)[1]
         return avro.decode(record, value[_HEADER.size :], _writer_schema(self._client, schema_id))
 
+    def plain_reader(self, record: str) -> Callable[[bytes], dict[str, Any]]:
+        """Return what reads messages' values as the record's newest release, whatever version each was written with.
+
+        Times stay as they are written, in µs since 1970 in UTC: many are read sooner so.
+        """
+        newest = avro.plain(json.loads(avro.schema_text(record)))
+        readers: dict[int, tuple[Any, Any]] = {}
+
+        def read(value: bytes) -> dict[str, Any]:
+            schema_id = _HEADER.unpack_from(value)[1]
+            if schema_id not in readers:
+                writer = avro.plain(json.loads(_schema_text(self._client, schema_id)))
+                # The same schema on both sides would be resolved field by field all the same.
+                same = writer == newest
+                readers[schema_id] = fastavro.parse_schema(writer), None if same else fastavro.parse_schema(newest)
+            content = io.BytesIO(value)
+            content.seek(_HEADER.size)
+            fields = fastavro.schemaless_reader(content, *readers[schema_id])
+            assert isinstance(fields, dict)
+            return fields
+
+        return read
+
 
 @cache
 def _writer_schema(client: SchemaRegistryClient, schema_id: int) -> Any:
-    text = client.get_schema(schema_id).schema_str
-    return fastavro.parse_schema(json.loads(str(text)))
+    return fastavro.parse_schema(json.loads(_schema_text(client, schema_id)))
+
+
+def _schema_text(client: SchemaRegistryClient, schema_id: int) -> str:
+    return str(client.get_schema(schema_id).schema_str)
 
 
 def to_wire(schema_id: int, record: RiskScore | EncounterFeatures) -> bytes:

@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="postgresql://user:password@host:port/database")
     mlflow_tracking_uri: str = Field("", description="MLflow tracking and registry store")
 
+    dvc_remote_url: str = Field(
+        "", description="where exported snapshots are pushed to, e.g. s3://bucket/prefix; empty: nowhere"
+    )
+
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="secret of at least 32 characters that pseudonyms and sealed histories derive from"
     )
@@ -38,6 +42,29 @@ class Settings(BaseSettings):
     model_challenger_alias: str = Field("challenger", description="alias of the version beside it; empty: none")
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
     performance_every_s: float = Field(300.0, gt=0, description="seconds between looks at outcomes and drift")
+
+    train_search_budget_s: float = Field(
+        120.0, ge=0, description="seconds of training that go into the search for the trees' shape"
+    )
+    dask_scheduler_address: str = Field(
+        "", description="Dask scheduler, tcp://host:port, for train --backend dask; empty: this machine's processors"
+    )
+
+    gate_auroc_margin: float = Field(
+        0.01, ge=0, description="how far below the champion's a new model's AUROC may be to replace it"
+    )
+    gate_brier_margin: float = Field(
+        0.002, ge=0, description="how far above the champion's a new model's Brier score may be to replace it"
+    )
+    gate_calibration_ratio: float = Field(
+        1.25, gt=1, description="r: a champion's calibration slope and observed/expected lie within 1/r and r"
+    )
+    gate_group_auroc_floor: float = Field(
+        0.55, ge=0, le=1, description="least AUROC of a champion for any institution, gender or age group"
+    )
+    gate_group_min: int = Field(
+        50, ge=10, description="stays with and without a readmission from which on a group counts for it"
+    )
 
     batch_max_events: int = Field(500, ge=1, description="events in one micro-batch at most")
     batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")

@@ -11,16 +11,21 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
-from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
+from healthalliance.federated_cli import app as federated_app
+from healthalliance.federated_cli import show_federated
+from healthalliance.model_cli import app as model_app
 from healthalliance.rejected_cli import app as rejected_app
+from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -34,7 +39,17 @@ app = typer.Typer(
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(intake_app, name="intake")
+app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(model_app, name="model")
+
+
+class Dataset(StrEnum):
+    """Research data sets that can be published."""
+
+    DIABETES130 = "diabetes130"
+
 
 Files = Annotated[list[Path], typer.Argument(help="FHIR JSON, NDJSON, Bundles, .gz of them, archives or folders.")]
 
@@ -96,20 +111,41 @@ def score(
 
 
 @app.command()
-def publish(institution: InstitutionId, files: Files, as_json: Json = False) -> None:
-    """Publish FHIR files as encounter events, in time order within each patient."""
+def publish(
+    institution: InstitutionId,
+    files: Files,
+    dataset: Annotated[Dataset | None, typer.Option(help="The one file is of this data set, not FHIR.")] = None,
+    part: Annotated[
+        str, typer.Option(help="Of a data set only this part: 1/3, 2/3 and 3/3 differ as hospitals do.")
+    ] = "1/1",
+    as_json: Json = False,
+) -> None:
+    """Publish FHIR files, or a data set's file, as encounter events, in time order within each patient."""
     import time
 
+    from connectors.datasets.diabetes130 import ALL, parse_part, read_diabetes130
     from connectors.fhir_files import read_events, total_bytes
     from healthalliance.publishing import publish_events
 
+    if dataset and len(files) != 1:
+        raise typer.BadParameter("a data set is one file.", param_hint="FILES")
+    chosen = parse_part(part)
+    if chosen != ALL and not dataset:
+        raise typer.BadParameter("only a data set has parts.", param_hint="--part")
     find_institution(institution)
     settings = connected("kafka")
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
-        task = progress.add_task("", total=total_bytes(files))
-        events = read_events(files, progress=lambda size: progress.advance(task, size), skipped=skipped)
+        task = progress.add_task("", total=None if dataset else total_bytes(files))
+
+        def advance(size: int) -> None:
+            progress.advance(task, size)
+
+        if dataset:
+            events = read_diabetes130(files[0], chosen, progress=advance)
+        else:
+            events = read_events(files, progress=advance, skipped=skipped)
         count = publish_events(settings, institution, events)
     report = {
         "institution": institution,
@@ -190,18 +226,51 @@ def worker(
 @app.command()
 def train(
     seed: Annotated[int, typer.Option(help="Splits and fits the same way for the same seed.")] = 1,
+    every: Annotated[str | None, typer.Option(help="Train again and again: 30m, 24h, 7d; ends on Ctrl-C.")] = None,
+    backend: Annotated[Literal["threads", "dask"], typer.Option(help="What fits the trees.")] = "threads",
+    force: Annotated[bool, typer.Option("--force", help="Make it champion whatever the gate says.")] = False,
+    note: Annotated[str | None, typer.Option(help="What the model card is to say of the data.")] = None,
+    federated: Annotated[
+        bool, typer.Option("--federated", help="Each institution fits by itself; only trees are merged.")
+    ] = False,
+    pooled: Annotated[bool, typer.Option("--pooled", help="With --federated: compare with a pooled forest.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train on the feature topics as they are now and make the model the champion."""
-    from healthalliance.reports import training_table
-    from model_training.job import train as run_training
+    """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
+    from healthalliance.reports import show_training
+    from healthalliance.scheduling import interval, run_every
+    from healthalliance.training import chosen_options, train_alone
 
-    with err.status("training") as status:
-        result = run_training(connected(), seed, lambda step, share: status.update(f"{step} {share:.0%}"))
-    if as_json:
-        print_json(asdict(result))
+    if federated and (force or note or backend != "threads"):
+        raise typer.BadParameter("--federated goes without --force, --note and --backend")
+    options = chosen_options(backend, force=force, note=note)
+
+    def once() -> None:
+        if federated:
+            _train_federated(seed, pooled, as_json)
+            return
+        with err.status("training") as status:
+            settings = connected(*TRAINING_PARTS)
+            result = train_alone(settings, seed, options, lambda step, share: status.update(f"{step} {share:.0%}"))
+        if as_json:
+            print_json(asdict(result))
+        else:
+            show_training(result, out)
+
+    if every is None:
+        once()
     else:
-        out.print(training_table(result))
+        run_every(interval(every), once, lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True))
+
+
+def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
+    from connectors.training_lock import only_training_run
+    from healthalliance.federating import federate
+
+    settings = connected(*TRAINING_PARTS)
+    with err.status("training") as status, only_training_run(settings.database_url, settings.model_name):
+        result = federate(settings, list(institutions()), seed, pooled=pooled, on_progress=status.update)
+    show_federated(result, as_json)
 
 
 @app.command()

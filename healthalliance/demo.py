@@ -22,12 +22,12 @@ from connectors.settings import Settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
-from healthalliance.local_stack import Say
+from healthalliance.local_stack import DEFAULT_PORTS, Ports, Say
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
-from healthalliance.reports import progress_table, risk_table, training_table
+from healthalliance.reports import progress_table, risk_table, show_training
 from healthalliance.workers import WorkerOptions, WorkerProcesses
-from model_training.job import TrainingResult, train
+from model_training.job import Options, TrainingResult, train
 from schemas.errors import UnavailableError
 from schemas.institutions import institutions
 from schemas.topics import TopicFamily, topic_name
@@ -67,12 +67,12 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
 
 
 @contextmanager
-def fresh_stack(settings: Settings, say: Say) -> Iterator[Settings]:
+def fresh_stack(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Iterator[Settings]:
     """Run a stack from an empty data folder, with its topics and tables, and stop it at the end."""
     local_stack.down(settings)
     shutil.rmtree(settings.data_dir, ignore_errors=True)
     try:
-        running = local_stack.up(settings, say)
+        running = local_stack.up(settings, say, ports)
         ensure_topics(running)
         migrate(running.database_url)
         yield running
@@ -90,8 +90,8 @@ def _train_on_history(settings: Settings, seed: int, out: Console) -> TrainingRe
         published = _publish(settings, _simulated(seed, _EPOCH, _HISTORY_UNTIL), None, None)
         wait_until_applied(settings, _READY_S)
     out.print(f"{sum(published.values()):,} events of history published and folded; training on their features")
-    result = train(settings, seed)
-    out.print(training_table(result))
+    result = train(settings, seed, options=Options(note="The patients are simulated (make demo)."))
+    show_training(result, out)
     return result
 
 

@@ -8,7 +8,6 @@ of its path for every feature, so that explaining costs no more than scoring, an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from sklearn.ensemble import RandomForestClassifier
 
+from model_training.forests import Forest, Tree, as_forest
 from schemas.errors import ModelRefusedError
 from schemas.model import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Floats, Model, ModelCard
 
@@ -27,17 +27,6 @@ _OPSETS = {"ai.onnx.ml": 3, "": 17}
 
 _TOLERANCE = 1e-5
 _BATCH = 500  # a worker's micro-batch
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """One of sklearn's trees as arrays over its nodes; `probability` is a node's share of readmissions."""
-
-    feature: NDArray[np.int64]
-    threshold: Floats
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    probability: Floats
 
 
 @dataclass(slots=True)
@@ -55,20 +44,21 @@ class _Attributes:
             self.lists[f"target_{name}"].append(value)
 
 
-def raw_baseline(forest: RandomForestClassifier) -> float:
+def raw_baseline(forest: RandomForestClassifier | Forest) -> float:
     """Return the forest's probability before it looks at any feature: the mean of its trees' roots."""
-    return float(np.mean([tree.probability[0] for tree in _trees(forest)]))
+    return as_forest(forest).baseline
 
 
-def build(forest: RandomForestClassifier, card: ModelCard) -> bytes:
+def build(forest: RandomForestClassifier | Forest, card: ModelCard) -> bytes:
     """Write a forest of a yes-or-no question and its card as an ONNX file (`schemas.model`).
 
     The same forest and card give the same bytes.
     """
-    n_features = int(forest.n_features_in_)
+    arrays = as_forest(forest)
+    n_features = arrays.n_features
     attributes = _Attributes()
-    for tree_id, tree in enumerate(_trees(forest)):
-        _add_tree(attributes, tree_id, tree, len(forest.estimators_), n_features)
+    for tree_id, (tree, weight) in enumerate(zip(arrays.trees, arrays.weights, strict=True)):
+        _add_tree(attributes, tree_id, tree, float(weight), n_features)
     node = helper.make_node("TreeEnsembleRegressor", [INPUT_NAME], [OUTPUT_NAME], domain="ai.onnx.ml")
     whole = {"n_targets": n_features, "aggregate_function": "SUM", "post_transform": "NONE"}
     node.attribute.extend(helper.make_attribute(name, value) for name, value in (whole | attributes.lists).items())
@@ -83,22 +73,29 @@ def build(forest: RandomForestClassifier, card: ModelCard) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def require_agreement(model: Model, forest: RandomForestClassifier, rows: NDArray[np.float32]) -> float:
-    """Return the largest difference between model and forest over rows [n, features].
+def require_agreement(model: Model, forest: RandomForestClassifier | Forest, rows: NDArray[np.float32]) -> float:
+    """Return the largest difference between model and forest over rows [n, features], at least one.
 
+    Compared is what scikit-learn says of its own forest, and numpy of one that was put together.
     Raises ModelRefusedError where they differ by more than 1e-5 in any row, or where one of the first 500 scored
     alone is not, bit by bit, what it is among the others.
     """
     together = [model.contributions(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
     contributions = np.concatenate(together)
     raw = model.card.raw_baseline + contributions.sum(axis=1)
-    difference = float(np.abs(raw - forest.predict_proba(rows)[:, 1]).max())
+    difference = float(np.abs(raw - _expected(forest, rows)).max())
     if not difference <= _TOLERANCE:
         raise ModelRefusedError(f"The ONNX file differs from the forest by {difference:.1e}; it is not registered.")
     for index, row in enumerate(rows[:_BATCH]):
         if not np.array_equal(model.contributions(row[None]), contributions[index : index + 1]):
             raise ModelRefusedError("The ONNX file scores a stay alone otherwise than among others; not registered.")
     return difference
+
+
+def _expected(forest: RandomForestClassifier | Forest, rows: NDArray[np.float32]) -> Floats:
+    if isinstance(forest, Forest):
+        return forest.probability(rows)
+    return np.asarray(forest.predict_proba(rows)[:, 1], dtype=np.float64)
 
 
 def round_down(threshold: float) -> float:
@@ -114,20 +111,13 @@ def round_down(threshold: float) -> float:
     return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
 
 
-def _trees(forest: RandomForestClassifier) -> Iterator[_Tree]:
-    for estimator in forest.estimators_:
-        tree = estimator.tree_
-        shares = tree.value[:, 0, :] / tree.value[:, 0, :].sum(axis=1, keepdims=True)
-        yield _Tree(tree.feature, tree.threshold, tree.children_left, tree.children_right, shares[:, 1])
-
-
-def _add_tree(attributes: _Attributes, tree_id: int, tree: _Tree, n_trees: int, n_features: int) -> None:
+def _add_tree(attributes: _Attributes, tree_id: int, tree: Tree, weight: float, n_features: int) -> None:
     stack = [(0, np.zeros(n_features))]
     while stack:
         node, moves = stack.pop()
         left, right = int(tree.left[node]), int(tree.right[node])
         if left < 0:
-            _add_leaf(attributes, tree_id, node, moves / n_trees)
+            _add_leaf(attributes, tree_id, node, moves * weight)
             continue
         _add_split(attributes, tree_id, tree, node)
         for child in (right, left):
@@ -136,7 +126,7 @@ def _add_tree(attributes: _Attributes, tree_id: int, tree: _Tree, n_trees: int, 
             stack.append((child, moved))
 
 
-def _add_split(attributes: _Attributes, tree_id: int, tree: _Tree, node: int) -> None:
+def _add_split(attributes: _Attributes, tree_id: int, tree: Tree, node: int) -> None:
     attributes.node(
         treeids=tree_id,
         nodeids=node,

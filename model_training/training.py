@@ -1,106 +1,54 @@
-"""Split by patient, fit the forest, calibrate it, choose the bands: pure, given a seed."""
+"""Find the forest's shape, fit it, calibrate it, choose the bands: pure, given a seed and as long as time is ample."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
 
-from model_training.dataset import Dataset
-from schemas.errors import NotEnoughStaysError
-from schemas.model import Calibration, Floats, Sigmoid, Thresholds
+from model_training.calibrating import calibrate
+from model_training.search import SEARCH_BUDGET_S, Tried, best, fit_forest, raw_probability, search
+from model_training.splitting import Split, require_enough
+from schemas.model import Calibration, Thresholds
 
-# Fit, calibrate, test.
-SHARES = (0.6, 0.2, 0.2)
+__all__ = ["Fitted", "choose_thresholds", "fit", "raw_probability"]
 
-# Two numbers are calibrated and a rate is estimated in each part; fewer readmissions than these say nothing.
-MIN_OF_EACH_CLASS = 10
-
-# Small trees keep the explanation by leaf look-up quick; deeper ones gain nothing on so few features.
-FOREST: dict[str, str | int] = {
-    "n_estimators": 100,
-    "class_weight": "balanced",
-    "max_depth": 10,
-    "max_leaf_nodes": 128,
-    "min_samples_leaf": 20,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Three parts of a dataset that share no patient."""
-
-    fit: Dataset
-    calibrate: Dataset
-    test: Dataset
+_PARAMETERS = ("n_estimators", "class_weight", "max_depth", "min_samples_leaf", "max_leaf_nodes")
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A forest and what turns its raw probability into a score."""
+    """A forest and what turns its raw probability into a score; `search`: the shapes that were tried, in order."""
 
     forest: RandomForestClassifier
     calibration: Calibration
     thresholds: Thresholds
+    search: tuple[Tried, ...]
+
+    @property
+    def parameters(self) -> dict[str, str | int]:
+        """What the forest was fitted with, in scikit-learn's words, and the calibration's family."""
+        given = self.forest.get_params()
+        return {
+            **{name: given[name] for name in _PARAMETERS},
+            "calibration": type(self.calibration).__name__.lower(),
+            "shapes_tried": len(self.search),
+        }
 
 
-def split_by_patient(dataset: Dataset, seed: int) -> Split:
-    """Deal the patients out by `SHARES`, shuffled by `seed`; the order of the rows does not matter to who goes where.
+def fit(split: Split, seed: int, budget_s: float = SEARCH_BUDGET_S) -> Fitted:
+    """Choose the trees' shape on the fit part, fit the forest there, and calibrate it on the calibration part.
 
-    A pseudonym that occurs at two institutions counts as one patient.
-    """
-    patients = np.unique(dataset.patients)
-    np.random.default_rng(seed).shuffle(patients)
-    ends = np.cumsum([round(share * len(patients)) for share in SHARES[:-1]])
-    fit, calibrate, test = (dataset.where(np.isin(dataset.patients, part)) for part in np.split(patients, ends))
-    return Split(fit, calibrate, test)
-
-
-def fit(split: Split, seed: int) -> Fitted:
-    """Fit the forest on one part and calibrate it on another; the same split and seed give the same model.
-
-    Raises NotEnoughStaysError where any part lacks stays of either class.
+    The search for the shape ends after `budget_s` seconds; with time for all shapes, the same split and seed give the
+    same model. Forests are fitted on joblib's current backend (`model_training.backends`). Raises NotEnoughStaysError
+    where any part lacks stays of either class.
     """
     require_enough(split)
-    forest = RandomForestClassifier(**FOREST, random_state=seed, n_jobs=2)
-    forest.fit(split.fit.rows, split.fit.readmitted)
-    forest.set_params(n_jobs=1)  # several threads would sum the trees' answers in an order that varies
+    tried = search(split.fit, seed, budget_s)
+    forest = fit_forest(split.fit, best(tried), seed)
     raw = raw_probability(forest, split.calibrate.rows)
-    return Fitted(forest, calibrate(raw, split.calibrate.readmitted), choose_thresholds(split.calibrate.prevalence))
-
-
-def require_enough(split: Split) -> None:
-    """Raise NotEnoughStaysError unless each part holds `MIN_OF_EACH_CLASS` stays of either class."""
-    parts = (split.fit, split.calibrate, split.test)
-    readmitted = [int(part.readmitted.sum()) for part in parts]
-    others = [len(part) - count for part, count in zip(parts, readmitted, strict=True)]
-    if min(*readmitted, *others) < MIN_OF_EACH_CLASS:
-        raise NotEnoughStaysError(
-            f"There are not enough stays to train on: {sum(readmitted)} with a readmission within 30 days and "
-            f"{sum(others)} without; each of three parts needs {MIN_OF_EACH_CLASS} of both."
-        )
-
-
-def raw_probability(forest: RandomForestClassifier, rows: NDArray[np.float32]) -> Floats:
-    """Return the forest's uncalibrated probability of a readmission, [n], for rows [n, features]."""
-    return np.asarray(forest.predict_proba(rows)[:, 1], dtype=np.float64)
-
-
-def calibrate(raw: Floats, readmitted: NDArray[np.bool_]) -> Calibration:
-    """Fit Platt's sigmoid to raw probabilities [n] of patients the forest has not seen and their outcomes [n].
-
-    A forest that ranks them no better than chance gets a flat sigmoid: everybody the prevalence, nobody's order
-    turned round.
-    """
-    regression = LogisticRegression(C=np.inf).fit(raw[:, None], readmitted)
-    slope, intercept = float(regression.coef_[0, 0]), float(regression.intercept_[0])
-    if slope > 0:
-        return Sigmoid(slope, intercept)
-    prevalence = float(readmitted.mean())
-    return Sigmoid(0.0, float(np.log(prevalence / (1 - prevalence))))
+    calibration = calibrate(raw, split.calibrate, seed)
+    return Fitted(forest, calibration, choose_thresholds(split.calibrate.prevalence), tried)
 
 
 def choose_thresholds(prevalence: float) -> Thresholds:

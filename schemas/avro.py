@@ -59,6 +59,17 @@ def decode(record: str, data: bytes, writer: Schema | None = None) -> dict[str, 
     return values
 
 
+def plain(schema: Any) -> Any:
+    """Return a schema, as JSON values, without logical types: its times are read as numbers.
+
+    >>> plain({"type": "long", "logicalType": "timestamp-micros"})
+    'long'
+    """
+    if isinstance(schema, dict):
+        return schema["type"] if "logicalType" in schema else {name: plain(value) for name, value in schema.items()}
+    return [plain(value) for value in schema] if isinstance(schema, list) else schema
+
+
 def generate(record: str) -> str:
     """Generate a record's schema from its class."""
     import py_avro_schema as pas

@@ -71,3 +71,27 @@ class NotEnoughStaysError(HealthAllianceError):
     """There are not enough finished stays with and without readmission to train on yet."""
 
     exit_code = 11
+
+
+class PromotionRefusedError(HealthAllianceError):
+    """The gate does not let this version become champion."""
+
+    exit_code = 12
+
+
+class TrainingUnderWayError(HealthAllianceError):
+    """Another training run is going on."""
+
+    exit_code = 13
+
+
+class LeakageError(HealthAllianceError):
+    """A feature knows what only the future can tell."""
+
+    exit_code = 14
+
+
+class SnapshotGoneError(HealthAllianceError):
+    """The topics no longer hold what the snapshot was read from."""
+
+    exit_code = 15

@@ -59,7 +59,8 @@ class EncounterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an Encounter says that matters here; times in UTC.
 
     `level` is the German core data set's contact level; `part_of` the id of the encounter this is a part of;
-    `disposition` an HL7 discharge-disposition code; `planned` tells an elective admission.
+    `disposition` an HL7 discharge-disposition code; `planned` tells an elective admission; `summary_only` that the
+    sender tells no more than that the visit took place.
     """
 
     status: str
@@ -72,6 +73,7 @@ class EncounterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     disposition: str | None
     emergency: bool
     planned: bool = False
+    summary_only: bool = False
 
 
 class ConditionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):

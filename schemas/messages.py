@@ -78,6 +78,7 @@ class EncounterFeatures:
     disposition: HL7 discharge-disposition code; `exp` died.
     deceased_at: the patient's death as far as is known.
     planned: the admission was elective.
+    summary_only: the visit is known in summary only; it counts for others, but its own features are incomplete.
     person_pseudonym: who the patient is, where another Patient stands for the same person; else None.
     """
 
@@ -97,6 +98,7 @@ class EncounterFeatures:
     feature_set: int
     planned: bool = False
     person_pseudonym: str | None = None
+    summary_only: bool = False
 
 
 def record_id(topic_id: str, partition: int, offset: int, encounter_pseudonym: str, model_version: str) -> str:

@@ -56,7 +56,7 @@ def institution_keys(secret: str, institution_id: str) -> InstitutionKeys:
     return InstitutionKeys(derive("patient", 32), derive("encounter", 32), AESSIV(derive("history", 64)))
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=8_192)  # a batch asks for the same ones again and again; a miss costs 3 µs
 def _pseudonym(key: bytes, id_: str) -> str:
     number = int.from_bytes(hmac.digest(key, id_.encode(), "sha256")[:16])
     number = number & ~(0xF << 76) | (8 << 76)  # version 8: custom (RFC 9562)

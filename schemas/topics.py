@@ -8,6 +8,7 @@ from enum import StrEnum
 from schemas.institutions import institutions
 
 _DAYS_30_MS = 30 * 24 * 3600 * 1000
+_HOUR_MS = 3600 * 1000
 
 
 class TopicFamily(StrEnum):
@@ -55,7 +56,9 @@ TOPIC_SPECS = {
         TopicFamily.FEATURES,
         key="encounter pseudonym",
         record="EncounterFeatures",
-        config={"cleanup.policy": "compact", "retention.ms": "-1"},
+        # A record supersedes nothing for compaction within its first hour: a snapshot is read in less, and so loses no
+        # encounter whose newer version lies beyond the snapshot's end.
+        config={"cleanup.policy": "compact", "retention.ms": "-1", "min.compaction.lag.ms": str(_HOUR_MS)},
     ),
     TopicFamily.REJECTED: TopicSpec(
         TopicFamily.REJECTED,

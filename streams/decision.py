@@ -200,6 +200,7 @@ def features_message(
         features=featurize(history, encounter_id, facts, at, rules),
         feature_set=FEATURE_SET,
         planned=facts.planned,
+        summary_only=facts.summary_only,
         person_pseudonym=sender.keys.patient_pseudonym(patient.person) if patient and patient.person else None,
     )
 
@@ -208,7 +209,8 @@ def _digest(message: EncounterFeatures) -> bytes:
     """Digest a message in two halves: what the score depends on, and what only the training does."""
     scored = (message.features.vector(), message.as_of, message.inpatient)
     rest = (message.status, message.class_code, message.admitted_at, message.discharged_at, message.disposition)
-    both = (scored, (*rest, message.deceased_at, message.planned, message.person_pseudonym))
+    known = (message.deceased_at, message.planned, message.person_pseudonym, message.summary_only)
+    both = (scored, (*rest, *known))
     return b"".join(blake2b(msgspec.msgpack.encode(half), digest_size=8).digest() for half in both)
 
 
@@ -415,7 +417,9 @@ class _EventDecider:
         self._note_reach(message.as_of)
         same_score = state is not None and state.digest[:8] == digest[:8]
         unscored = state is not None and not state.record_id  # folded before there was a model
-        if self.model_version is None or (not named and (same_score or unscored)):
+        # A summary counts for the patient's other encounters, but says too little to be scored itself.
+        is_scoreless = self.model_version is None or message.summary_only
+        if is_scoreless or (not named and (same_score or unscored)):
             return ScoreState(
                 state.record_id if state else "", state.received_at if state else self.event.raw.received_at, digest
             )

@@ -74,6 +74,7 @@ class RunConsumer(Consumer):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._looked_at = 0.0
+        self._beginnings: dict[TP, int] = {}  # of partitions nothing was ever committed of
         self._gaps: dict[TP, tuple[int, int]] = {}  # where the last one begins and ends that was looked at twice
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
@@ -108,12 +109,19 @@ class RunConsumer(Consumer):
             self._read_offset[tp] = fresh[-1].offset + 1
 
     async def _next_offset(self, tp: TP) -> int:
-        """Return what is to be handed over next; where nothing was ever committed, the first there is."""
+        """Return what is to be handed over next; where nothing was ever committed, the first there was."""
         read = self._read_offset[tp]
         if read is not None:
             return read
-        [offset] = (await self.earliest_offsets(tp)).values()
-        return int(offset)
+        if tp not in self._beginnings:
+            await self._ask_for_beginnings([tp])
+        return self._beginnings[tp]
+
+    async def _ask_for_beginnings(self, tps: Iterable[TP]) -> None:
+        """Ask once, and for all at once: each answer comes behind a fetch that waits, 1.5 s while topics are empty."""
+        unknown = [tp for tp in tps if self._read_offset[tp] is None and tp not in self._beginnings]
+        if unknown:
+            self._beginnings |= await self.earliest_offsets(*unknown)
 
     async def _looks_again(self, tp: TP, read: int, found: int) -> bool:
         """Go back if offsets were passed over and this is the first look at them.
@@ -128,8 +136,11 @@ class RunConsumer(Consumer):
 
     async def _put_back(self, tps: Iterable[TP]) -> None:
         """Go back where records were fetched but not handed over; else only the partition's next record tells it."""
+        with suppress(KafkaError):  # away
+            await self._ask_for_beginnings(tps)
         for tp in list(tps):
             with suppress(IllegalStateError, KafkaError, TimeoutError):  # not assigned any more, or Kafka is away
+                await self._ask_for_beginnings(tps)
                 read = await self._next_offset(tp)
                 position = await asyncio.wait_for(self.position(tp), _POSITION_S)
                 if self.flow_active and position is not None and read == await self._next_offset(tp):
@@ -157,6 +168,7 @@ class RunConsumer(Consumer):
         """Finish and commit before partitions are given up: Faust forgets first what was not committed by then."""
         self.stop_flow()
         await self.wait_empty()
+        self._beginnings.clear()
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:

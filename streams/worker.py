@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import faust
 import uvloop
@@ -35,6 +37,8 @@ log = logging.getLogger("healthalliance.worker")
 
 _POLL_SILENCE_S = 15.0  # a consumer that has not asked for records for this long is not consuming
 _PARTITIONS_EVERY_S = 3600.0
+_TRIM_EVERY_S = 20.0
+_M_ARENA_MAX = -8  # mallopt(3)
 
 
 class Worker:
@@ -72,7 +76,7 @@ class Worker:
     # --- start
 
     async def _prepare(self) -> None:
-        settings = self._settings
+        settings, trim = self._settings, _lean_malloc()
         await serve_health(settings.metrics_host, self._metrics_port, self._why_not_ready)
         self._store = await connect(settings.database_url)
         await self._store.ensure_partitions()
@@ -90,6 +94,7 @@ class Worker:
         self._tasks = [
             asyncio.ensure_future(_every(settings.model_poll_s, self._look_around)),
             asyncio.ensure_future(_every(_PARTITIONS_EVERY_S, self._store.ensure_partitions)),
+            *([asyncio.ensure_future(_every(_TRIM_EVERY_S, partial(asyncio.to_thread, trim)))] if trim else []),
             asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
         ]
 
@@ -197,7 +202,7 @@ def _without_values(error: BaseException) -> BaseException:
     return type(error)(type(error).__name__).with_traceback(error.__traceback__)
 
 
-async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:
     """Repeat an action; what is not there now may be there next time, but stopped intakes end the process."""
     while True:
         await asyncio.sleep(seconds)
@@ -209,6 +214,19 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
             log.warning(
                 "Could not look around: %s", error if isinstance(error, HealthAllianceError) else type(error).__name__
             )
+
+
+def _lean_malloc() -> Callable[[], object] | None:
+    """Have the C library share two arenas among all threads, and return what gives freed memory back to the system.
+
+    Else the largest backlog ever worked off decides how much a worker holds for good. None where the C library is
+    not GNU's.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):
+        return None
+    libc.mallopt(_M_ARENA_MAX, 2)
+    return partial(libc.malloc_trim, 0)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -102,14 +102,29 @@ def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxMo
     found = _find(settings)
     if found is None:
         raise NoModelError(f"No version of {settings.model_name} has the alias {settings.model_alias} yet.")
-    if not _DIGEST.fullmatch(found.digest):
-        raise ModelRefusedError(
-            f"{settings.model_name} version {found.version} was registered without a digest.", reason="digest"
-        )
+    _require_digest(settings, found)
     data = kept.file(found.digest) or _fetch(settings, found)
     model = from_bytes(data, name=settings.model_name, version=found.version, digest=found.digest)
     kept.keep(model, data)
     return model
+
+
+def load_version(settings: Settings, version: str, digest: str, location: str | None) -> OnnxModel:
+    """Load a registered version as a worker would, but keep no copy; `location`: its file's folder, if that is local.
+
+    Raises ModelRefusedError for a file that is not the registered one or not made for this code, UnavailableError
+    where it cannot be read.
+    """
+    found = _Registered(version, digest, location)
+    _require_digest(settings, found)
+    return from_bytes(_fetch(settings, found), name=settings.model_name, version=version, digest=digest)
+
+
+def _require_digest(settings: Settings, found: _Registered) -> None:
+    if not _DIGEST.fullmatch(found.digest):
+        raise ModelRefusedError(
+            f"{settings.model_name} version {found.version} was registered without a digest.", reason="digest"
+        )
 
 
 def load_last_good(settings: Settings, cache_dir: Path | None = None) -> OnnxModel:

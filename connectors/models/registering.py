@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from connectors.feature_topics import PartitionEnd
 from connectors.models.champion import DIGEST_TAG, FILE_NAME, sqlite_path
+from connectors.models.environment import environment, requirements
 from connectors.models.mlflow_quietly import open_store
 from connectors.models.onnx_file import OnnxModel, from_bytes
 from connectors.settings import Settings
@@ -24,14 +24,32 @@ from schemas.model import OUTPUT_NAME
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+SNAPSHOT_FILE = "snapshot.json"
+
+_TO_SCORE = ("numpy", "onnx", "onnxruntime")
+
 _FOLDER = "model"
+
+# Somebody made up: an example must not be a patient's.
+_EXAMPLE = {
+    "age_years": 71.0,
+    "gender_encoded": 0.0,
+    "num_conditions": 4.0,
+    "num_medications": 6.0,
+    "recent_encounters": 3.0,
+    "prior_inpatient_stays_365d": 1.0,
+    "prior_emergency_visits_180d": 1.0,
+    "length_of_stay_days": 5.0,
+    "emergency_admission": 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A trained model and what is to be known of it.
 
-    onnx: the file (`schemas.model`). parameters, metrics: as MLflow shows them. snapshot: what it was trained on.
+    onnx: the file (`schemas.model`). parameters, metrics, tags: as MLflow shows them; tags are the version's too.
+    snapshot: what it was trained on. documents: texts to keep beside it, by file name.
     """
 
     onnx: bytes
@@ -39,6 +57,8 @@ class Candidate:
     metrics: Mapping[str, float]
     snapshot: Sequence[PartitionEnd]
     description: str
+    documents: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def register(settings: Settings, candidate: Candidate) -> OnnxModel:
@@ -55,16 +75,10 @@ def register(settings: Settings, candidate: Candidate) -> OnnxModel:
             settings.model_name,
             source=f"{run.info.artifact_uri}/{_FOLDER}",
             run_id=run.info.run_id,
-            tags={DIGEST_TAG: checked.digest},
+            tags={DIGEST_TAG: checked.digest, **candidate.tags},
             description=candidate.description,
         )
     return OnnxModel(checked.name, str(registered.version), checked.digest, checked.card, checked.session)
-
-
-def set_alias(settings: Settings, version: str) -> None:
-    """Let `model_alias` point to a version: workers swap to it. Raises UnavailableError where it cannot be set."""
-    with open_store(settings) as mlflow:
-        mlflow.set_registered_model_alias(settings.model_name, settings.model_alias, version)
 
 
 @contextmanager
@@ -102,9 +116,12 @@ def _log(mlflow: MlflowClient, run_id: str, candidate: Candidate, checked: OnnxM
         mlflow.log_param(run_id, name, parameter)
     for name, metric in candidate.metrics.items():
         mlflow.log_metric(run_id, name, metric)
-    mlflow.set_tag(run_id, DIGEST_TAG, checked.digest)
-    mlflow.log_dict(run_id, {"ends": [asdict(end) for end in candidate.snapshot]}, "snapshot.json")
+    for name, tag in {DIGEST_TAG: checked.digest, **candidate.tags}.items():
+        mlflow.set_tag(run_id, name, tag)
+    mlflow.log_dict(run_id, {"ends": [asdict(end) for end in candidate.snapshot]}, SNAPSHOT_FILE)
     mlflow.log_dict(run_id, msgspec.to_builtins(checked.card), "model_card.json")
+    for name, text in {"requirements.txt": requirements(), **candidate.documents}.items():
+        mlflow.log_text(run_id, text, name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FOLDER
         _save(candidate.onnx, path)
@@ -115,6 +132,7 @@ def _save(onnx_file: bytes, path: Path) -> None:
     """Write the folder that MLflow calls a model; the ONNX file stays as it is, byte by byte."""
     import mlflow.onnx
     import onnx
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema, TensorSpec
 
@@ -124,7 +142,10 @@ def _save(onnx_file: bytes, path: Path) -> None:
         onnx.load_from_string(onnx_file),
         str(path),
         signature=ModelSignature(inputs=features, outputs=contributions),
-        pip_requirements=[f"onnxruntime=={onnxruntime.__version__}"],
+        input_example=pd.DataFrame(
+            [[_EXAMPLE[name] for name in FEATURE_NAMES]], columns=FEATURE_NAMES, dtype=np.float32
+        ),
+        pip_requirements=[f"{name}=={version}" for name, version in environment().items() if name in _TO_SCORE],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )

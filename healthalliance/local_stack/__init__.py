@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from healthalliance.local_stack.ports import Ports
+from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import Part, PartStatus, Say
 from healthalliance.local_stack.stack import apart, connected, down, psql_command, status, up
 
-__all__ = ["Part", "PartStatus", "Ports", "Say", "apart", "connected", "down", "psql_command", "status", "up"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "Part",
+    "PartStatus",
+    "Ports",
+    "Say",
+    "apart",
+    "connected",
+    "down",
+    "psql_command",
+    "status",
+    "up",
+]

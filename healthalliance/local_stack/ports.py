@@ -17,6 +17,9 @@ class Ports:
     postgres: int = 5432
 
 
+DEFAULT_PORTS = Ports()
+
+
 def is_free(port: int) -> bool:
     """Tell whether a server could listen on the loopback port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from connectors.settings import Settings
 from healthalliance.local_stack import postgres, processes
-from healthalliance.local_stack.ports import Ports
+from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
 from healthalliance.local_stack.starter import Starter
 from healthalliance.local_stack.state import (
@@ -32,10 +32,9 @@ from schemas.errors import LocalStackError, UnavailableError
 
 # The parts that are processes; the model store is a file.
 _SERVERS = (Part.KAFKA, Part.REGISTRY, Part.POSTGRES)
-_DEFAULT_PORTS = Ports()
 
 
-def up(settings: Settings, say: Say, ports: Ports = _DEFAULT_PORTS) -> Settings:
+def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Settings:
     """Start what no given address replaces and does not run yet; return the settings with every address filled in.
 
     Returns once every part answers. A port that is taken is replaced by a free one. `say` is told each step, from
@@ -77,19 +76,18 @@ def status(settings: Settings) -> list[PartStatus]:
     return [_status(settings, data_dir, state.get(part), part) for part in Part]
 
 
-def connected(settings: Settings, parts: Iterable[Part] = Part) -> Settings:
-    """Fill the empty addresses of `parts` from the running stack and, where all are asked for, the pseudonym key.
+def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settings:
+    """Fill the empty addresses of `parts` from the running stack; where none are named, of all, and the pseudonym key.
 
     Raises UnavailableError when one of them is neither given nor running.
     """
     data_dir = _data_dir(settings)
     state = _still_running(data_dir)
     found: dict[str, object] = {"data_dir": data_dir}
-    wanted = list(parts)
-    for part in wanted:
+    for part in Part if parts is None else parts:
         if not given_address(settings, part):
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
-    if wanted == list(Part) and not settings.pseudonym_key.get_secret_value():
+    if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     return settings.model_copy(update=found)
 

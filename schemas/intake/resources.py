@@ -201,6 +201,7 @@ def _read_encounter(resource: dict[str, Any], id_: str, reading: _Reading) -> Fa
         disposition=discharge_disposition(hospitalization),
         emergency=_is_emergency(resource, hospitalization),
         planned=_is_planned(resource),
+        summary_only=_is_summary_only(resource),
     )
     if status == "finished" and not end and is_inpatient(id_, facts, reading.setting.institution.rules):
         reading.refuse(Reason.MISSING_PERIOD_END, "period.end", "a finished inpatient stay has an end.")
@@ -225,6 +226,15 @@ def _is_emergency(resource: dict[str, Any], hospitalization: dict[str, Any]) -> 
 def _is_planned(resource: dict[str, Any]) -> bool:
     """Read an elective admission: v3-ActPriority EL."""
     return any(coding.get("code") == "EL" for coding in _codings(resource.get("priority")))
+
+
+def _is_summary_only(resource: dict[str, Any]) -> bool:
+    """Read that a resource is a summary of what happened: meta.tag SUBSETTED (v3-ObservationValue).
+
+    Source: https://hl7.org/fhir/R4/search.html#summary.
+    """
+    tags = (resource.get("meta") or {}).get("tag", ())
+    return any(tag.get("code") == "SUBSETTED" for tag in tags)
 
 
 def _read_condition(resource: dict[str, Any], id_: str, reading: _Reading) -> Facts | None:

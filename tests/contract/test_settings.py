@@ -61,6 +61,8 @@ def test_the_example_holds_no_secret() -> None:
 ALLOWED = {
     "connectors/models/mlflow_quietly.py open_store": "MLflow takes these from the environment only; a caller's stay",
     "connectors/models/champion.py _download": "composes a child process's environment",
+    "healthalliance/federating.py _site": "composes a child process's environment",
+    "connectors/dvc.py _run": "composes a child process's environment",
     "healthalliance/workers.py _start": "composes a child process's environment",
     "healthalliance/local_stack/java.py find_java": "JAVA_HOME is Java's own convention",
     "healthalliance/local_stack/java.py _cache": "XDG_CACHE_HOME is the desktop's own convention",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -46,6 +47,7 @@ def run(scenario: Scenario, seed: int, scale: float) -> Report:
 
 def main() -> int:
     """Run what was asked for; 0 if nothing was violated."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped in order, as for Ctrl-C
     parser = argparse.ArgumentParser(prog="make faults")
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), default=None)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)

@@ -17,8 +17,8 @@ from connectors.settings import Settings
 from healthalliance.local_stack import kafka
 from healthalliance.local_stack.java import ensure_jars
 from healthalliance.local_stack.kafka import Node
-from healthalliance.local_stack.ports import free_port
 from healthalliance.local_stack.processes import is_running, start, stop
+from tests.faults.lasting_ports import lasting_ports
 
 _BACK_S = 60.0
 
@@ -39,9 +39,7 @@ class Cluster:
     running: dict[int, psutil.Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken: list[int] = []
-        for _ in range(2 * self.size):
-            taken.append(free_port((), avoid=taken))
+        taken = lasting_ports(2 * self.size)
         pairs = list(zip(taken[::2], taken[1::2], strict=True))
         voters = {number: f"{self.host}:{controller}" for number, (_, controller) in enumerate(pairs, start=1)}
         self.nodes = [Node(number, self.host, pair, voters) for number, pair in enumerate(pairs, start=1)]

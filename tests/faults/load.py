@@ -26,6 +26,7 @@ from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.messages import EncounterFeatures
 from schemas.pseudonyms import institution_keys
+from schemas.snapshot import snapshot_table
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Known, Sender, decide
 
@@ -33,7 +34,7 @@ _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _UNTIL = _EPOCH + timedelta(days=3650)
 _EVENTS_A_PATIENT = 10  # at first; where a load goes on for longer, theirs go on too
 _FEWEST_PATIENTS = 300
-_TRAINING_PATIENTS, _TRAINING = 300, timedelta(days=1000)
+_TRAINING_PATIENTS, _TRAINING = 400, timedelta(days=1000)
 _FLUSH_EVERY = 2000
 
 Place = tuple[str, int, int]  # topic, partition, offset
@@ -90,7 +91,7 @@ def _live(id_: str, seed: int, patients: int) -> Iterator[SourceEvent]:
 
 def train_champion(settings: Settings, seed: int) -> str:
     """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version."""
-    return train(settings, seed, read=lambda _, on_progress: Snapshot(_training_set(seed), ())).version
+    return train(settings, seed, read=lambda _, on_progress: Snapshot(snapshot_table(_training_set(seed)), ())).version
 
 
 def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import chain
+from statistics import median
 
 import psutil
 
@@ -23,19 +26,24 @@ def strike_everything(trial: Trial) -> None:
     """Do every harm in random order, again and again."""
     harms: list[Callable[[Trial], None]] = []
     warm_from = int(trial.strikes * _WARM_SHARE)
-    before: tuple[int, int] | None = None
-    trial.figures["memory_growth"] = 0.0
+    measured: dict[int, list[int]] = defaultdict(list)  # by process: a witness that ends is followed by another
     for number in trial.moments():
+        witness = trial.workers.pids()[0]
+        if number >= warm_from and (memory := _memory(witness)):  # before the harm: backlogs are worked off
+            measured[witness].append(memory)
         if not harms:
             harms = list(_HARMS)
             trial.rng.shuffle(harms)
         harms.pop()(trial)
         trial.measure("recovery_s", trial.recovery_s())
-        witness = trial.workers.pids()[0]
-        if number >= warm_from and (memory := _memory(witness)):
-            if before is None or before[0] != witness:
-                before = witness, memory
-            trial.figures["memory_growth"] = memory / before[1] - 1
+    trial.figures["memory_growth"] = max(map(_growth, measured.values()), default=0.0)
+    trial.figures["memory_mb"] = max(chain.from_iterable(measured.values()), default=0) / 2**20
+
+
+def _growth(measured: list[int]) -> float:
+    """Compare the medians of the first and the last third; 0 for too few."""
+    third = len(measured) // 3
+    return median(measured[-third:]) / median(measured[:third]) - 1 if third else 0.0
 
 
 def _memory(pid: int) -> int | None:

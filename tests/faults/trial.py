@@ -17,9 +17,10 @@ from confluent_kafka import KafkaException
 from connectors.settings import Settings
 from healthalliance import local_stack
 from healthalliance.demo import fresh_stack, wait_until_ready
-from healthalliance.local_stack import Part
+from healthalliance.local_stack import Part, Ports
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from schemas.errors import UnavailableError
+from tests.faults.lasting_ports import lasting_ports
 from tests.faults.load import Feed, Keyed, Ledger, Patients
 from tests.faults.watch import Watch, is_acknowledged
 
@@ -28,7 +29,7 @@ _STANDSTILL_S = 180.0  # longer than the longest outage that a scenario makes
 
 def quiet_stack(settings: Settings) -> AbstractContextManager[Settings]:
     """Run a fresh local stack."""
-    return fresh_stack(settings, lambda _: None)
+    return fresh_stack(settings, lambda _: None, Ports(*lasting_ports(4)))
 
 
 def what_root_lacks(programs: Sequence[str], packages: str) -> str | None:

@@ -73,7 +73,7 @@ def is_acknowledged(settings: Settings) -> bool:
     ends = {
         place: end for place, end in end_offsets(settings.kafka_bootstrap_servers, encounter_topics()).items() if end
     }
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 3})
     asked = ConsumerGroupTopicPartitions(settings.consumer_group, [TopicPartition(*place) for place in ends])
     [future] = admin.list_consumer_group_offsets([asked]).values()
     return all(one.offset == ends[one.topic, one.partition] for one in future.result(15).topic_partitions)

@@ -17,7 +17,9 @@ from healthalliance.local_stack.ports import free_port
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import TrainingResult
 
-SYNTHEA = Path(__file__).parents[2].parent / "shared" / "data" / "synthea-dev.tar.xz"
+_SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+SYNTHEA = _SHARED_DATA / "synthea-dev.tar.xz"
+DIABETES130 = _SHARED_DATA / "diabetes130-dev.csv.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Trained:
 def data_folder() -> Iterator[Settings]:
     """Make settings with a data folder of their own and nothing else: no variable of the caller's reaches them."""
     with TemporaryDirectory(prefix="healthalliance-test-", ignore_cleanup_errors=True) as folder:
-        settings = Settings.model_construct(data_dir=Path(folder), rejected_share_limit=1.0)
+        settings = Settings.model_construct(data_dir=Path(folder), rejected_share_limit=1.0, train_search_budget_s=0.0)
         try:
             yield settings
         finally:

@@ -21,9 +21,9 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "intake", "rejected",
+    "federated", "intake", "model", "rejected", "snapshot",
 }  # fmt: skip
-GROUPS = {"intake", "rejected"}
+GROUPS = {"federated", "intake", "model", "rejected", "snapshot"}
 
 Main = Callable[..., tuple[int, str, str]]
 
@@ -64,7 +64,16 @@ def test_every_command_explains_itself_and_can_print_json(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["validate"], ["score", "x.json"], ["simulate", "dkfz", "--patients", "0"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["validate"],
+        ["score", "x.json"],
+        ["simulate", "dkfz", "--patients", "0"],
+        ["publish", "dkfz", "--dataset", "another", "x.csv"],
+        ["publish", "dkfz", "--part", "1/3", "x.json"],
+        ["publish", "dkfz", "--dataset", "diabetes130", "x.csv", "y.csv"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], main: Main) -> None:
     code, out, err = main(*arguments)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid5
 
 import numpy as np
 
 from connectors.feature_topics import PartitionEnd, Snapshot
+from model_training.dataset import Dataset, assemble
+from model_training.labels import label
 from schemas.features import FEATURE_SET, Features
 from schemas.messages import EncounterFeatures
+from schemas.snapshot import snapshot_table
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+_NAMES = UUID("6f0c0b5e-0000-4000-8000-00000000000a")
+
+
+def pseudonym(name: str) -> str:
+    """Return the pseudonym that stands for a name."""
+    return str(uuid5(_NAMES, name))
 
 
 def features(**known: float | None) -> Features:
@@ -41,13 +51,16 @@ def stay(
     deceased: float | None = None,
     facts: Features | None = None,
     feature_set: int = FEATURE_SET,
+    planned: bool = False,
+    summary_only: bool = False,
+    person: str | None = None,
 ) -> EncounterFeatures:
-    """Make an encounter; times are days after START."""
+    """Make an encounter of named patients; times are days after START."""
     ended = None if discharged is None else START + timedelta(days=discharged)
     return EncounterFeatures(
         institution=institution,
-        patient_pseudonym=patient,
-        encounter_pseudonym=encounter,
+        patient_pseudonym=pseudonym(patient),
+        encounter_pseudonym=pseudonym(encounter),
         encounter_version="version_id:1",
         status="in-progress" if ended is None else "finished",
         class_code="IMP" if inpatient else "AMB",
@@ -59,6 +72,9 @@ def stay(
         deceased_at=None if deceased is None else START + timedelta(days=deceased),
         features=facts or features(),
         feature_set=feature_set,
+        planned=planned,
+        summary_only=summary_only,
+        person_pseudonym=None if person is None else pseudonym(person),
     )
 
 
@@ -97,7 +113,13 @@ def simulated(seed: int, patients: int, institution: str = "dkfz") -> list[Encou
     return records
 
 
+def dataset_of(records: list[EncounterFeatures]) -> Dataset:
+    """Label records and lay their index stays out."""
+    table = snapshot_table(records)
+    return assemble(table, label(table))
+
+
 def snapshot(records: list[EncounterFeatures]) -> Snapshot:
-    """Make a snapshot of records."""
+    """Make a snapshot of records, as the only ones of their topic."""
     end = PartitionEnd("features.dkfz", "6f0c0b5e-0000-4000-8000-000000000001", 0, len(records))
-    return Snapshot(tuple(records), (end,))
+    return Snapshot(snapshot_table(records), (end,))

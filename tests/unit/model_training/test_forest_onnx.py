@@ -9,14 +9,13 @@ from hypothesis.extra import numpy as hnp
 from sklearn.ensemble import RandomForestClassifier
 
 from connectors.models import OnnxModel, from_bytes
-from model_training.dataset import Dataset, assemble
+from model_training.dataset import Dataset
 from model_training.forest_onnx import build, raw_baseline, require_agreement, round_down
-from model_training.labels import label
-from model_training.training import fit, raw_probability, split_by_patient
+from model_training.search import SHAPES, fit_forest, raw_probability
 from schemas.errors import ModelRefusedError
 from schemas.features import FEATURE_NAMES, FEATURE_SET
 from schemas.model import ModelCard, Sigmoid, Thresholds, explain
-from tests.unit.model_training.stays import simulated
+from tests.unit.model_training.datasets import dataset as simulated
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -33,12 +32,12 @@ def card_of(forest: RandomForestClassifier) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return assemble(label(simulated(1, 4000)).stays)
+    return simulated(1, 6000)
 
 
 @pytest.fixture(scope="module")
 def forest(dataset: Dataset) -> RandomForestClassifier:
-    return fit(split_by_patient(dataset, 1), 1).forest
+    return fit_forest(dataset, SHAPES[0], 1)
 
 
 @pytest.fixture(scope="module")

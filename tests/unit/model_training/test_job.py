@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from connectors.models import champion_version, load_champion
 from connectors.settings import Settings
 from model_training.job import Step, TrainingResult, train
-from schemas.errors import NoModelError, NotEnoughStaysError
+from schemas.errors import LeakageError, NoModelError, NotEnoughStaysError
 from schemas.features import FEATURE_NAMES
+from schemas.messages import EncounterFeatures
 from schemas.model import explain
 from tests.unit.model_training.stays import simulated, snapshot
 
@@ -18,7 +22,12 @@ RECORDS = simulated(1, 5000)
 
 
 def settings_in(folder: Path) -> Settings:
-    return Settings(_env_file=None, data_dir=folder, mlflow_tracking_uri=f"sqlite:///{folder}/mlflow/mlflow.db")
+    return Settings(
+        _env_file=None,
+        data_dir=folder,
+        mlflow_tracking_uri=f"sqlite:///{folder}/mlflow/mlflow.db",
+        train_search_budget_s=0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +52,12 @@ def test_a_run_ends_with_a_champion_that_scores(settings: Settings, result: Trai
     assert (model.name, model.version, model.digest) == (settings.model_name, result.version, result.digest)
     explained = explain(model, np.zeros((2, len(FEATURE_NAMES)), dtype=np.float32))
     assert ((explained.probability > 0) & (explained.probability < 1)).all()
-    assert list(dict.fromkeys(steps)) == [Step.LABEL, Step.FIT, Step.CHECK, Step.REGISTER]
+    assert list(dict.fromkeys(steps)) == [Step.LABEL, Step.FIT, Step.CHECK, Step.EVALUATE, Step.REGISTER]
 
 
 def test_the_result_accounts_for_every_encounter(result: TrainingResult) -> None:
     stays = result.fit_stays + result.calibrate_stays + result.evaluation.stays
-    assert stays + sum(result.excluded.values()) == result.encounters == len(RECORDS)
+    assert stays + result.dropped_stays + sum(result.excluded.values()) == result.encounters == len(RECORDS)
     assert result.evaluation.auroc > 0.65
     assert result.onnx_difference < 1e-5
     assert result.seconds > 0
@@ -63,6 +72,8 @@ def test_the_registry_knows_what_the_model_was_trained_on(settings: Settings, re
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["class_weight"] == "balanced"
+    read = snapshot(RECORDS)
+    assert (run.data.params["snapshot"], run.data.params["snapshot_content"]) == (read.digest, read.content)
     assert run.data.metrics["auroc"] == result.evaluation.auroc
     ends = json.loads(Path(client.download_artifacts(version.run_id, "snapshot.json")).read_text())["ends"]
     assert ends == [
@@ -88,5 +99,23 @@ def test_too_little_history_registers_nothing(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with pytest.raises(NotEnoughStaysError):
         train(settings, 1, read=lambda *_: snapshot(RECORDS[:50]))
+    with pytest.raises(NoModelError):
+        load_champion(settings)
+
+
+@pytest.mark.parametrize("leak", ["feature", "time"])
+def test_a_feature_that_knows_the_future_registers_nothing(tmp_path: Path, leak: str) -> None:
+    following = {one.encounter_pseudonym: later for one, later in pairwise(RECORDS)}
+
+    def planted(one: EncounterFeatures) -> EncounterFeatures:
+        if leak == "time":
+            return replace(one, as_of=one.as_of + timedelta(seconds=1))
+        later = following.get(one.encounter_pseudonym)
+        is_back = later is not None and later.patient_pseudonym == one.patient_pseudonym
+        return replace(one, features=replace(one.features, num_medications=7.0 if is_back else 2.0))
+
+    settings = settings_in(tmp_path)
+    with pytest.raises(LeakageError, match="num_medications alone" if leak == "feature" else "after their discharge"):
+        train(settings, 1, read=lambda *_: snapshot([planted(one) for one in RECORDS]))
     with pytest.raises(NoModelError):
         load_champion(settings)

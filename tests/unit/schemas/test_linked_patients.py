@@ -1,4 +1,4 @@
-"""Whom several Patients stand for, and which admissions were planned."""
+"""Whom several Patients stand for, which admissions were planned, which visits are known in summary only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.history import EncounterFacts, PatientFacts
-from tests.unit.schemas.fhir_events import encounter, parse, patient
+from tests.unit.schemas.fhir_events import concept, encounter, parse, patient
 
 
 def facts_of(resource: dict[str, Any]) -> Any:
@@ -46,3 +46,12 @@ def test_an_elective_admission_is_planned(code: str | None, planned: bool) -> No
     facts = facts_of({**encounter(), "priority": priority} if code else encounter())
     assert isinstance(facts, EncounterFacts)
     assert facts.planned is planned
+
+
+@pytest.mark.parametrize(
+    ("meta", "summary_only"), [({"tag": [concept("SUBSETTED")["coding"][0]]}, True), ({"tag": [{"code": "x"}]}, False)]
+)
+def test_a_subsetted_encounter_is_known_in_summary_only(meta: dict[str, Any], summary_only: bool) -> None:
+    facts = facts_of({**encounter(), "meta": meta})
+    assert isinstance(facts, EncounterFacts)
+    assert facts.summary_only is summary_only

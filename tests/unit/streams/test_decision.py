@@ -131,6 +131,19 @@ def test_planned_parts_and_beginningless_encounters_are_not_scored() -> None:
     assert stored.features() == {}
 
 
+def test_a_summary_is_featurized_and_counts_but_is_not_scored_until_all_is_known() -> None:
+    summary = encounter("e0", **ENDED_BEFORE) | {"meta": {"versionId": "1", "tag": [{"code": "SUBSETTED"}]}}
+    stored = taken(events(summary, encounter()))
+    [first] = stored.decisions[0].to_score
+    assert stored.outcomes() == [Outcome.UPDATED, Outcome.SCORED]
+    assert first.message is not None
+    assert (first.encounter_id, first.message.features.prior_inpatient_stays_365d) == ("e1", 1.0)
+    assert sorted(message.summary_only for message in stored.features().values()) == [False, True]
+    [second] = stored.take([event(encounter("e0", **ENDED_BEFORE, version=2), 2)]).to_score
+    assert (second.encounter_id, second.supersedes) == ("e0", None)
+    assert not any(message.summary_only for message in stored.features().values())
+
+
 # --- deletions before their encounter, erasure
 
 

@@ -35,7 +35,7 @@ class Consumer(RunConsumer):
     def __init__(self, *polls: Sequence[int], most: int = 500) -> None:
         self.polls, self.runs, self.waits = list(polls), list[Run](), 0
         self.sought: list[int] = []
-        self.beginning = self.fetches_from = 0
+        self.beginning = self.fetches_from = self.asked_for_beginning = 0
         app = faust.App(
             "test",
             broker="kafka://nowhere",
@@ -70,6 +70,7 @@ class Consumer(RunConsumer):
         return self.polled
 
     async def earliest_offsets(self, *partitions: TP) -> Any:
+        self.asked_for_beginning += 1
         return dict.fromkeys(partitions, self.beginning)
 
     async def position(self, tp: TP) -> int:
@@ -215,6 +216,16 @@ async def test_a_position_is_put_back_once_for_offsets_that_hold_no_record() -> 
 async def test_a_beginning_that_was_dropped_is_fetched_again() -> None:
     consumer = Rebalanced([10, 11])
     assert [offsets_of(run) for run in await consumer.hand_over_all()] == [list(range(12))]
+
+
+async def test_an_empty_partition_is_asked_for_its_beginning_once_for_each_assignment() -> None:
+    consumer = Draining()
+    for _ in range(3):
+        await consumer._put_back({PARTITION})
+    assert consumer.asked_for_beginning == 1
+    await consumer.on_partitions_revoked({PARTITION})
+    await consumer._put_back({PARTITION})
+    assert consumer.asked_for_beginning == 2
 
 
 async def test_what_a_rebalance_kept_from_being_handed_over_counts_as_not_read() -> None:

@@ -1,0 +1,1 @@
+"""Public research data sets as the events that a hospital would have published."""
