@@ -29,6 +29,7 @@ class Stay(NamedTuple):
     discharged_at: datetime | None
     disposition: str | None
     planned: bool
+    summary_only: bool = False
 
     @property
     def end(self) -> datetime:
@@ -40,6 +41,7 @@ class NoIndex(StrEnum):
     """Why a stay is not followed; the first that holds counts, in this order."""
 
     SAME_EPISODE = "same-episode"
+    SUMMARY_ONLY = "summary-only"
     OPEN = "open"
     DIED = "died"
     TRANSFERRED = "transferred"
@@ -101,6 +103,8 @@ def _ending_last(episode: list[Stay]) -> Stay:
 
 
 def _why_not(last: Stay, episode: list[Stay], deceased_at: datetime | None) -> NoIndex | None:
+    if last.summary_only:
+        return NoIndex.SUMMARY_ONLY
     if last.discharged_at is None:
         return NoIndex.OPEN
     if any(stay.disposition == DIED for stay in episode) or (deceased_at is not None and deceased_at <= last.end):
@@ -147,9 +151,9 @@ class StayOutcome(msgspec.Struct, frozen=True, gc=False):
 class OutcomeChange(msgspec.Struct, frozen=True, gc=False):
     """A stay's new row, None where it is discharged no more.
 
-    is_new: it was not discharged before. A row that is not there is changed to nothing: stays that were discharged
-    before there were outcomes are left out, whatever becomes of them, for counting only those who come back would make
-    readmissions look commoner than they are.
+    is_new: it was not discharged before, or known in summary only. A row that is not there is changed to nothing: stays
+    discharged before there were outcomes are left out, whatever becomes of them, for counting only those who come back
+    would make readmissions look commoner than they are.
     """
 
     row: StayOutcome | None

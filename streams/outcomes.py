@@ -79,12 +79,19 @@ def _stays(
             continue
         if is_inpatient(id_, facts, institution.rules):
             pseudonym = keys.encounter_pseudonym(id_)
-            found[id_] = Stay(pseudonym, facts.started, facts.ended, facts.disposition, facts.planned)
+            found[id_] = Stay(
+                pseudonym, facts.started, facts.ended, facts.disposition, facts.planned, facts.summary_only
+            )
     return found
 
 
 def _discharged(followed: Iterable[Followed]) -> dict[str, Followed]:
-    return {one.stay.encounter_pseudonym: one for one in followed if one.stay.discharged_at is not None}
+    """Keep the stays that have an outcome: nothing ever scored those that are known in summary only."""
+    return {
+        one.stay.encounter_pseudonym: one
+        for one in followed
+        if one.stay.discharged_at is not None and not one.stay.summary_only
+    }
 
 
 def _told(followed: Followed) -> tuple[datetime, NoIndex | None, datetime | None]:

@@ -37,7 +37,7 @@ from tests.unit.connectors.test_models import candidate
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
 
-_INSTITUTION = "embl"
+_INSTITUTION = "ukhd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def shadowed(trained: Trained) -> Iterator[Shadowed]:
     set_alias(settings, first)
     set_alias(settings.model_copy(update={"model_alias": "beside"}), others[1])
     before, began = read_progress(settings)[_INSTITUTION].outcomes, datetime.now(UTC)
-    events = events_of("shadow", _INSTITUTION, 200, datetime(2024, 7, 1, tzinfo=UTC), faults=0.02)
+    events = events_of("shadow", _INSTITUTION, 150, datetime(2025, 1, 1, tzinfo=UTC), faults=0.02)
     with ready_worker(settings) as workers:
         published = publish_while_swapping(settings, events, [others[0], first])
         after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
@@ -78,9 +78,9 @@ def shadowed(trained: Trained) -> Iterator[Shadowed]:
 
 
 def publish_while_swapping(settings: Settings, events: list[Any], versions: list[str]) -> int:
-    """Publish at 400 events a second and let the alias point to one version after the other meanwhile."""
+    """Publish at 300 events a second and let the alias point to one version after the other meanwhile."""
     publishing = threading.Thread(
-        target=publish_events, args=(settings, _INSTITUTION, events), kwargs={"events_per_s": 400.0}
+        target=publish_events, args=(settings, _INSTITUTION, events), kwargs={"events_per_s": 300.0}
     )
     publishing.start()
     for number in range(100):

@@ -114,6 +114,15 @@ def test_a_stay_from_before_there_were_outcomes_gets_none_not_even_by_a_readmiss
     assert list(rows(stored)) == ["e2"]
 
 
+def test_a_stay_that_is_known_in_summary_only_is_a_readmission_and_has_no_outcome_until_more_is_known() -> None:
+    summary = encounter("e2", "2024-03-20", "2024-03-22", meta={"versionId": "1", "tag": [{"code": "SUBSETTED"}]})
+    found = rows(taken_one_by_one(FIRST, summary))
+    assert {id_: row.outcome for id_, row in found.items()} == {"e1": Outcome.READMITTED}
+    later = rows(taken_one_by_one(FIRST, summary, encounter("e2", "2024-03-20", "2024-03-22", version=2)))
+    assert later["e2"].outcome is Outcome.PENDING
+    assert later["e2"].record_id is not None
+
+
 VALUES = [
     patient(), patient(version=2, deceasedDateTime="2024-03-22"), FIRST, BACK, condition(),
     encounter("e1", "2024-03-01", None, version=0), encounter("e1", "2024-03-01", "2024-03-07", version=2),
@@ -124,6 +133,7 @@ VALUES = [
     encounter("e5", "2023-12-01", "2024-03-03"), encounter("e6", "2023-12-20", "2024-01-15", hospitalization={
         "dischargeDisposition": {"coding": [{"code": "exp"}]}}),
     encounter("e7", "2023-12-10", "2024-01-01"), encounter("e8", "2024-04-20", "2024-04-30"),
+    encounter("e4", "2024-04-10", "2024-04-12", meta={"versionId": "0", "tag": [{"code": "SUBSETTED"}]}),
     bundle(patient(version=3, deceasedDateTime="2023-12-25"), encounter("e8", "2024-04-20", "2024-04-29", version=0)),
 ]  # fmt: skip
 
