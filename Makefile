@@ -34,7 +34,7 @@ faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUT
 airflow: setup  ## try the Airflow DAG in an environment of its own, which is made once (a minute or more)
 	@test -x $(AIRFLOW)/bin/airflow || { echo "Installing Airflow into $(AIRFLOW)"; \
 	  $(PYTHON) -m venv $(AIRFLOW) && $(AIRFLOW)/bin/pip install -q -r $(AIRFLOW_REQUIREMENTS); }
-	@$(BIN)/python -m pytest tests/integration/test_airflow.py
+	@$(BIN)/python -m pytest -m airflow tests/integration/test_airflow.py
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies
 

@@ -10,6 +10,7 @@ _TESTS = Path(__file__).parent
 _SHARE_A_STACK = ("integration",)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and those of a folder whose tests share a stack."""
     for item in items:

@@ -18,7 +18,7 @@ from schemas.errors import TrainingUnderWayError
 from tests.contract.source_code import ROOT
 from tests.integration.running import Trained
 
-pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.stack, pytest.mark.usefixtures("no_worker"), pytest.mark.timeout(600)]
 
 _REQUIREMENTS = ROOT / "tests" / "integration" / "airflow-requirements.txt"
 
