@@ -18,7 +18,7 @@ from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
-from model_training.job import train
+from model_training.job import Options, train
 from schemas.errors import UnavailableError
 from schemas.institutions import institution, institutions
 from schemas.intake.event import RawEvent, parse_events
@@ -91,7 +91,9 @@ def _live(id_: str, seed: int, patients: int) -> Iterator[SourceEvent]:
 
 def train_champion(settings: Settings, seed: int) -> str:
     """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version."""
-    return train(settings, seed, read=lambda _, on_progress: Snapshot(snapshot_table(_training_set(seed)), ())).version
+    settings = settings.model_copy(update={"train_search_budget_s": 0.0})
+    made_up = Snapshot(snapshot_table(_training_set(seed)), ())
+    return train(settings, seed, read=lambda *_: made_up, options=Options(force=True)).version
 
 
 def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:
