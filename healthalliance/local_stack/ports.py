@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def wait_until_free(port: int, at_most_s: float) -> None:
+    """Wait for a port, which a killed process holds until the last of its threads is gone; return when time is up."""
+    deadline = time.monotonic() + at_most_s
+    while not is_free(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def free_port(preferred: Iterable[int], avoid: Collection[int] = ()) -> int:

@@ -12,12 +12,13 @@ import psutil
 
 from healthalliance.local_stack import kafka, postgres, processes, registry
 from healthalliance.local_stack.java import ensure_jars
-from healthalliance.local_stack.ports import Ports, free_port
+from healthalliance.local_stack.ports import Ports, free_port, wait_until_free
 from healthalliance.local_stack.processes import GivenUpError, Launch, PortTakenError
 from healthalliance.local_stack.records import LABELS, Part, Say
 from healthalliance.local_stack.state import Running, State
 
 _PORT_TRIES = 5
+_LETTING_GO_S = 5.0
 
 
 class Starter:
@@ -77,6 +78,9 @@ class Starter:
         """Choose the ports that the part had before a crash, else the wanted ones, else any that are free."""
         wanted = self._wanted[part]
         before = self._remembered[part].ports if part in self._remembered else wanted
+        if part in self._remembered:  # who uses it knows it by these
+            for port in before:
+                wait_until_free(port, _LETTING_GO_S)
         with self._choosing_ports:
             return tuple(self._choose_port(part, (old, new)) for old, new in zip(before, wanted, strict=True))
 
