@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-_TESTS = Path(__file__).parent
-_SHARE_A_STACK = ("integration",)
+_SHARE_A_STACK = "tests/integration"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadScopeScheduling):
     """Keep the tests of a file in one process, and those of a folder whose tests share a stack."""
-    for item in items:
-        folder, *_ = item.path.relative_to(_TESTS).parts
-        item.add_marker(pytest.mark.xdist_group(folder if folder in _SHARE_A_STACK else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _SHARE_A_STACK if nodeid.startswith(_SHARE_A_STACK) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
