@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 _SHARE_A_STACK = "tests/integration"
 
 
-class ByFile(LoadScopeScheduling):
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is half typed
     """Keep the tests of a file in one process, and those of a folder whose tests share a stack."""
 
     def _split_scope(self, nodeid: str) -> str:
