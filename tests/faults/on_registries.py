@@ -108,13 +108,14 @@ def _swap(trial: Trial, number: int) -> None:
     with open_store(trial.settings) as client:
         for one in {version, "1"}:  # the oracle asks for the version that a row names
             client.set_registered_model_alias(trial.settings.model_name, f"version-{one}", one)
-        before = trial.notes["versions"][-2:-1] or ["1"]
-        client.set_registered_model_alias(trial.settings.model_name, trial.settings.model_challenger_alias, before[0])
+        [before] = trial.notes["versions"][-2:-1] or ["1"]
+        client.set_registered_model_alias(trial.settings.model_name, trial.settings.model_challenger_alias, before)
     trial.measure("adoption_s", trial.wait_until(lambda: _has_scored(trial, version), _ADOPTED_S, every_s=0.5))
+    trial.wait_until(lambda: _has_scored(trial, before, "challenger_scores"), _ADOPTED_S, every_s=0.5)
 
 
-def _has_scored(trial: Trial, version: str) -> bool:
-    query = "SELECT EXISTS (SELECT FROM risk_scores WHERE model_version = $1) AS found"
+def _has_scored(trial: Trial, version: str, table: str = "risk_scores") -> bool:
+    query = f"SELECT EXISTS (SELECT FROM {table} WHERE model_version = $1) AS found"
     return bool(fetch(trial.settings, query, version)[0]["found"])
 
 
