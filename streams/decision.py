@@ -150,6 +150,17 @@ def patients_of(events: Iterable[Event]) -> set[PatientKey]:
     }
 
 
+def patients_found(events: Iterable[Event], known: Known) -> set[PatientKey]:
+    """List the patients of those encounters that events delete by their id alone, as far as they are known."""
+    deleted = {
+        (event.sender.institution.id, event.sender.keys.encounter_pseudonym(entry.id))
+        for event in events
+        for entry in event.parsed.entries
+        if entry.patient_id is None and entry.kind is Kind.ENCOUNTER
+    }
+    return {(key[0], patient) for key in deleted if (patient := known.patient_of.get(key)) is not None}
+
+
 def encounters_of(events: Iterable[Event]) -> set[EncounterKey]:
     """List the encounters that a batch names."""
     return {

@@ -17,7 +17,7 @@ from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
 from schemas.challenger import ChallengerScore
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
-from schemas.history import PatientHistory, decode_history, encode_history
+from schemas.history import decode_history, encode_history
 from schemas.intake.event import RawEvent, documents_of, open_events, read_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import StructureValidator
@@ -35,6 +35,7 @@ from streams.decision import (
     Sender,
     decide,
     encounters_of,
+    patients_found,
     patients_of,
 )
 from streams.outgoing import erasure_message, features_out, rejected_message, risk_message
@@ -199,7 +200,8 @@ class Processor:
             {**_revisions(stored), **{key: revision + 1 for key, (revision, _) in writes.histories.items()}},
         )
         if len(fresh) < len(events):
-            again = await self._again(batch, events, reached, {**known.histories, **decision.histories})
+            now_known = Known({**known.histories, **decision.histories}, {**known.patient_of, **decision.patient_of})
+            again = await self._again(batch, events, reached, now_known)
             results = Results(
                 decision.outcomes,
                 again.scores + results.scores,
@@ -256,7 +258,7 @@ class Processor:
         batch: Batch,
         events: Sequence[Event],
         reached: Mapping[Partition, int],
-        histories: Mapping[PatientKey, PatientHistory],
+        known: Known,
     ) -> Results:
         """Gather the results of the events that were applied before."""
         before = [event for event in events if event.raw.offset < reached[_partition(event)]]
@@ -264,7 +266,7 @@ class Processor:
         scores, rejected = [], {}
         for partition, first in firsts.items():
             last = max(event.raw.offset for event in before if _partition(event) == partition)
-            scores += stored_scores(before, await batch.load_results(partition, first, last), histories)
+            scores += stored_scores(before, await batch.load_results(partition, first, last), known.histories)
             for offset, issues in (await batch.load_rejected(partition, first, last)).items():
                 rejected[partition.topic_id, partition.number, offset] = issues
         for event in before:
@@ -272,7 +274,7 @@ class Processor:
         return Results(
             [],
             scores,
-            current_features(before, histories, patients_of(before)),
+            current_features(before, known.histories, patients_of(before) | patients_found(before, known)),
             stored_rejections(before, rejected),
             [(event.sender.institution.id, patient_id) for event in before for patient_id in event.parsed.erase],
         )

@@ -217,7 +217,7 @@ def test_a_replay_leaves_the_very_histories_of_whom_only_a_model_scored(scored: 
 def test_a_second_replay_leaves_equal_rows(scored: Scored, same: Replayed) -> None:
     again = scored.replay("again", batch_max_events=37)
     assert again.comparison == same.comparison
-    for table in _TABLES:
+    for table in set(_TABLES) - {"challenger_scores"}:  # a replay has no challenger
         assert rows_in(scored.settings, "again", table) == rows_in(scored.settings, "same", table) != []
 
 

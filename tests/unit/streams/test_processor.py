@@ -363,6 +363,19 @@ async def test_an_erasure_that_was_committed_and_not_published_is_sent_though_th
     assert (world.publisher.compacted(FEATURES), world.publisher.compacted(RISK)) == ({}, {})
 
 
+async def test_a_deletion_by_id_that_was_committed_and_not_published_is_sent_with_what_it_changes() -> None:
+    earlier = encounter("e0", period={"start": "2024-02-01T10:00:00Z", "end": "2024-02-02T10:00:00Z"})
+    stream = records(earlier, encounter("e1"), b"Encounter/e0")
+    world, whole = World(), World()
+    await world.take(stream[:2])
+    await world.apply(stream[2:])
+    world.restart()
+    await world.take(stream[2:])
+    await whole.take(stream)
+    assert len(whole.publisher.compacted(FEATURES)) == 1
+    assert world.publisher.compacted(FEATURES) == whole.publisher.compacted(FEATURES)
+
+
 @pytest.mark.parametrize("cut", range(1, 4))
 async def test_an_early_deletion_is_made_up_for_once_wherever_a_batch_is_cut(cut: int) -> None:
     stream = records(b"Encounter/e1", encounter(), b"Patient/p1", encounter())
