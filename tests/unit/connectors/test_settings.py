@@ -22,7 +22,6 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_anything_set_every_address_is_empty_and_means_the_local_stack() -> None:
     settings = load_settings()
     addresses = {name: value for name, value in settings if name.endswith(("_url", "_uri", "_servers"))}
-    del addresses["dvc_remote_url"]  # nothing local stands for it
     assert addresses == {
         "kafka_bootstrap_servers": "",
         "schema_registry_url": "",
