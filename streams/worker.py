@@ -217,16 +217,21 @@ async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:
 
 
 def _lean_malloc() -> Callable[[], object] | None:
-    """Have the C library share two arenas among all threads, and return what gives freed memory back to the system.
+    """Have the C library share two arenas among all threads, and return what gives memory back to the system.
 
-    Else the largest backlog ever worked off decides how much a worker holds for good. None where the C library is
-    not GNU's.
+    Else the largest backlog ever worked off decides how much a worker holds for good, and errors of an outage, which
+    refer to their batches in circles, wait for one of the rare collections. None where the C library is not GNU's.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "malloc_trim"):
         return None
     libc.mallopt(_M_ARENA_MAX, 2)
-    return partial(libc.malloc_trim, 0)
+
+    def trim() -> None:
+        gc.collect()
+        libc.malloc_trim(0)
+
+    return trim
 
 
 def _log_to_stderr(level: str) -> None:
