@@ -20,7 +20,7 @@ from healthalliance.cli import main
 from streams import processor
 from streams.transport import RunConsumer
 
-_SLOW_S = 0.1
+_SLOW_S = 0.5
 
 
 def naive() -> None:

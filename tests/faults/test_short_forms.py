@@ -127,7 +127,8 @@ def in_turn() -> Scenario:
 def test_a_broken_worker_is_found_out(shared: Ground) -> None:
     """Last on the shared stack: what a broken worker loses stays lost."""
     broken = replace(short("worker-kill"), command=command("naive"), kinds=6, settings={"batch_max_events": 20})
-    assert "lost_events" in shared.try_out(broken, 0.02)["violations"]
+    # Six kills may all meet a worker with nothing on its way; eighteen do not.
+    assert any("lost_events" in shared.try_out(broken, 0.02)["violations"] for _ in range(3))
 
 
 @pytest.mark.parametrize(("own", "kinds"), [("broker", 2), ("network", 2)], indirect=["own"])
