@@ -38,6 +38,9 @@ TRANSIENT = (
     asyncpg.UniqueViolationError,  # two workers met a new patient at once; the second finds it known
 )
 
+# The tables that an erased patient leaves at once.
+ERASED_TABLES = ("risk_scores", "challenger_scores", "worklist_marks", "cds_cards")
+
 _NOT_STORED = frozenset({"patient_reference", "encounter_reference"})
 SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.name not in _NOT_STORED)
 _UUID_COLUMNS = frozenset({"record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "topic_id"})
@@ -196,6 +199,8 @@ class Batch:
         """Write all that the batch changes."""
         await self._write_histories(writes)
         await self._write_patients_of(writes)
+        # First, so that the scores of a patient whose events go on after the erasure stay.
+        await self._erase(writes)
         await self._write_scores(writes)
         await self._write_challenger_scores(writes)
         await self._write_outcomes(writes)
@@ -239,12 +244,14 @@ class Batch:
                 list(writes.patient_of.values()),
             )
 
-    async def _write_scores(self, writes: Writes) -> None:
-        # First, so that the scores of a patient whose events go on after the erasure stay.
+    async def _erase(self, writes: Writes) -> None:
         for institution, pseudonym in writes.erased:
-            await self._connection.execute(
-                "DELETE FROM risk_scores WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
-            )
+            for table in ERASED_TABLES:
+                await self._connection.execute(
+                    f"DELETE FROM {table} WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
+                )
+
+    async def _write_scores(self, writes: Writes) -> None:
         if writes.scores:
             await self._connection.copy_records_to_table(
                 "risk_scores", records=[_score_row(score) for score in writes.scores], columns=SCORE_COLUMNS
@@ -259,12 +266,6 @@ class Batch:
             )
 
     async def _write_challenger_scores(self, writes: Writes) -> None:
-        for institution, pseudonym in writes.erased:
-            await self._connection.execute(
-                "DELETE FROM challenger_scores WHERE institution = $1 AND patient_pseudonym = $2",
-                institution,
-                pseudonym,
-            )
         if writes.challenger_scores:
             await self._connection.copy_records_to_table(
                 "challenger_scores",

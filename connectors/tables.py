@@ -84,6 +84,7 @@ risk_scores = Table(
         "encounter_pseudonym",
         postgresql_where=text("superseded_by IS NULL"),
     ),
+    Index("risk_scores_scored", "institution", "scored_at"),
     comment="Every version of every score; partitioned by month of received_at.",
     postgresql_partition_by="RANGE (received_at)",
 )
@@ -180,4 +181,53 @@ intake_stops = Table(
     Column("stopped_at", _TIME, nullable=False),
     Column("rejected_share", Double, nullable=False),
     comment="Institutions whose intake stopped because too many of their events were rejected.",
+)
+
+worklist_marks = Table(
+    "worklist_marks",
+    metadata,
+    Column("institution", Text, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("acknowledged_record_id", Uuid, comment="the score that somebody has seen"),
+    Column("acknowledged_at", _TIME),
+    Column("snoozed_until", _TIME, comment="no alerts before"),
+    Column("updated_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("institution", "encounter_pseudonym"),
+    Index("worklist_marks_patient", "institution", "patient_pseudonym"),
+    comment="What people have said of encounters on the worklist; alerting honours it.",
+)
+
+cds_cards = Table(
+    "cds_cards",
+    metadata,
+    Column("card_id", Uuid, nullable=False),
+    Column("institution", Text, nullable=False),
+    Column("patient_pseudonym", Uuid, nullable=False),
+    Column("encounter_pseudonym", Uuid, nullable=False),
+    Column("record_id", Uuid, comment="the stored score it shows; null: it was scored for the card alone"),
+    Column("band", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("served_at", _TIME, nullable=False),
+    Column("outcome", Text, comment="accepted or overridden; null: nothing heard"),
+    Column("override_reason", Text, comment="the code that was chosen; never free text"),
+    Column("outcome_at", _TIME),
+    PrimaryKeyConstraint("card_id"),
+    Index("cds_cards_patient", "institution", "patient_pseudonym"),
+    comment="CDS Hooks cards that were shown, and what clinicians did with them.",
+)
+
+intake_requests = Table(
+    "intake_requests",
+    metadata,
+    Column("institution", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False, comment="its SHA-256"),
+    Column("body_digest", Text, nullable=False, comment="SHA-256 of the request's body"),
+    Column("source_partition", Integer, comment="where the event is, once its delivery is confirmed"),
+    Column("source_offset", BigInteger),
+    Column("requested_at", _TIME, nullable=False),
+    Column("delivered_at", _TIME),
+    PrimaryKeyConstraint("institution", "idempotency_key"),
+    Index("intake_requests_requested", "requested_at"),
+    comment="Events that came over HTTP with an Idempotency-Key; kept for a day.",
 )

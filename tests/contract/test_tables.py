@@ -14,8 +14,8 @@ from sqlalchemy import Column, Index, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from connectors.migrations.versions import m0001_first_tables, m0002_rejection_resolutions, m0003_outcomes
-from connectors.store import SCORE_COLUMNS
+from connectors.migrations.versions import m0001_first_tables, m0002_rejection_resolutions, m0003_outcomes, m0004_http
+from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
 from healthalliance.progress import OUTCOMES
 from healthalliance.reports import main_reasons
@@ -37,6 +37,7 @@ def migrated() -> str:
         m0001_first_tables.upgrade()
         m0002_rejection_resolutions.upgrade()
         m0003_outcomes.upgrade()
+        m0004_http.upgrade()
     return out.getvalue()
 
 
@@ -116,6 +117,12 @@ def test_no_table_that_institutions_share_has_a_column_for_a_hospitals_own_refer
     assert not {
         column for column in columns if "reference" in column or column.endswith(("patient_id", "encounter_id"))
     }
+
+
+def test_an_erased_patient_leaves_every_table_but_those_whose_rows_the_decision_rewrites() -> None:
+    rewritten = {"patient_history", "patient_encounters", "score_outcomes"}
+    about_a_patient = {name for name, table in metadata.tables.items() if "patient_pseudonym" in table.columns}
+    assert about_a_patient - rewritten == set(ERASED_TABLES)
 
 
 def test_each_column_of_the_scores_is_a_field_of_the_record_or_a_declared_extra() -> None:
