@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import LatestSpec
+from confluent_kafka.admin._listoffsets import LatestSpec, MaxTimestampSpec, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from connectors.settings import Settings
@@ -37,17 +40,8 @@ class Publisher:
 
     def __init__(self, bootstrap_servers: str, *, linger_ms: int = 5) -> None:
         self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "enable.idempotence": True,
-                "acks": "all",
-                "linger.ms": linger_ms,
-                "compression.type": "lz4",
-                "message.max.bytes": 16 * 1024 * 1024,
-                "delivery.timeout.ms": 30_000,
-                "queue.buffering.max.messages": 200_000,
-                "log_level": 3,
-            },
+            _producer_settings(bootstrap_servers)
+            | {"linger.ms": linger_ms, "delivery.timeout.ms": 30_000, "queue.buffering.max.messages": 200_000},
             logger=_silent,
         )
         self._failed: KafkaError | None = None
@@ -101,6 +95,111 @@ class Publisher:
     def poll(self) -> None:
         """Serve delivery reports without waiting."""
         self._producer.poll(0)
+
+
+class AwaitedPublisher:
+    """An idempotent producer for single messages of many coroutines, each of which awaits its own confirmation."""
+
+    def __init__(self, bootstrap_servers: str, *, timeout_s: float = 10.0) -> None:
+        """Connect lazily; what is not confirmed within `timeout_s` has failed."""
+        self._producer = Producer(
+            _producer_settings(bootstrap_servers)
+            | {"linger.ms": 2, "delivery.timeout.ms": int(timeout_s * 1000), "queue.buffering.max.messages": 10_000},
+            logger=_silent,
+        )
+        self._closing = threading.Event()
+        self._reports = threading.Thread(target=self._serve_reports, name="kafka-delivery-reports", daemon=True)
+        self._reports.start()
+
+    async def publish(self, message: OutMessage) -> tuple[int, int]:
+        """Publish one message; return its partition and offset once all replicas have it.
+
+        Raises UnavailableError where it is not confirmed, or where too many wait already; it may arrive nevertheless.
+        """
+        loop = asyncio.get_running_loop()
+        confirmed: asyncio.Future[tuple[int, int]] = loop.create_future()
+
+        def delivered(error: KafkaError | None, kafka_message: Message) -> None:
+            loop.call_soon_threadsafe(_settle, confirmed, error, kafka_message.partition(), kafka_message.offset())
+
+        try:
+            self._producer.produce(
+                message.topic,
+                value=message.value,
+                key=message.key,
+                headers=list(message.headers),
+                on_delivery=delivered,
+            )
+        except BufferError as error:
+            raise UnavailableError("Too many messages wait for Kafka.") from error
+        except KafkaException as error:
+            raise UnavailableError(f"Kafka refuses a message for {message.topic}: {error.args[0].str()}.") from error
+        return await confirmed
+
+    def close(self) -> None:
+        """Wait for what is on its way, then end."""
+        self._producer.flush(_TIMEOUT_S)
+        self._closing.set()
+        self._reports.join()
+
+    def _serve_reports(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(0.1)
+
+
+def _settle(
+    confirmed: asyncio.Future[tuple[int, int]], error: KafkaError | None, partition: int | None, offset: int | None
+) -> None:
+    if confirmed.done():
+        return  # its coroutine was cancelled
+    if error is not None or partition is None or offset is None:
+        confirmed.set_exception(UnavailableError(f"Kafka did not confirm: {error.str() if error else 'no offset'}."))
+    else:
+        confirmed.set_result((partition, offset))
+
+
+def _producer_settings(bootstrap_servers: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": "lz4",
+        "message.max.bytes": 16 * 1024 * 1024,
+        "log_level": 3,
+    }
+
+
+class TopicActivity(NamedTuple):
+    """What a topic has received: messages since a moment, and the time of its newest one (UTC), None if it is empty."""
+
+    messages: int
+    newest_at: datetime | None
+
+
+def topic_activity(bootstrap_servers: str, topics: Sequence[str], since: datetime) -> dict[str, TopicActivity]:
+    """Tell how many messages each topic received from `since` on; raise UnavailableError without an answer. Blocks."""
+    admin = _admin(bootstrap_servers)
+    present = _topics(admin)
+    known = [name for name in topics if name in present]
+    partitions = [TopicPartition(name, number) for name in known for number in present[name].partitions]
+    asked: dict[str, dict[TopicPartition, Any]] = {
+        what: admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
+        for what, spec in (
+            ("end", LatestSpec()),  # type: ignore[no-untyped-call]
+            ("newest", MaxTimestampSpec()),  # type: ignore[no-untyped-call]
+            ("since", OffsetSpec.for_timestamp(int(since.timestamp() * 1000))),
+        )
+    }
+    found = {what: {one: _await(future, "list offsets") for one, future in asked[what].items()} for what in asked}
+    return {name: _activity([one for one in partitions if one.topic == name], found) for name in topics}
+
+
+def _activity(partitions: Sequence[TopicPartition], found: Mapping[str, Mapping[TopicPartition, Any]]) -> TopicActivity:
+    messages = sum(
+        found["end"][one].offset - found["since"][one].offset for one in partitions if found["since"][one].offset >= 0
+    )
+    newest = max((found["newest"][one].timestamp for one in partitions), default=-1)
+    return TopicActivity(messages, datetime.fromtimestamp(newest / 1000, UTC) if newest > 0 else None)
 
 
 def ensure_topics(settings: Settings) -> list[str]:

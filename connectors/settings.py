@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from schemas.errors import ConfigurationError
 
@@ -17,7 +17,10 @@ class Settings(BaseSettings):
     An empty address means: the local stack's, found in `data_dir`.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    # Only what has names below its own, as `institution_api_key`, is cut at underscores.
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_nested_delimiter="_", env_nested_max_split=1
+    )
 
     data_dir: Path = Field(Path(".local"), description="where the local stack keeps its data")
 
@@ -79,7 +82,34 @@ class Settings(BaseSettings):
 
     metrics_host: str = Field("127.0.0.1", description="address of the worker's health and metrics server")
     metrics_port: int = Field(8001, ge=0, le=65535, description="its port; further processes take the next ones")
+
+    api_host: str = Field("127.0.0.1", description="address of the HTTP API")
+    api_port: int = Field(8000, ge=0, le=65535, description="its port")
+    api_metrics_port: int = Field(8010, ge=0, le=65535, description="port of its metrics, on METRICS_HOST")
+    institution_api_key: dict[str, str] = Field(
+        {}, description="hashes of the institution's API keys, sha256:…,…; `healthalliance api-key` makes them"
+    )
+    api_requests_per_s: float = Field(2000.0, gt=0, description="requests a second of one institution to a process")
+    api_max_in_flight: int = Field(200, ge=1, description="events over HTTP that wait for Kafka at once")
+    api_body_timeout_s: float = Field(15.0, gt=0, description="seconds that a request's body may take to arrive")
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe logged level")
+
+    @field_validator("institution_api_key")
+    @classmethod
+    def _given(cls, keys: dict[str, str]) -> dict[str, str]:
+        return {institution: hashes for institution, hashes in keys.items() if hashes}
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings as the environment of a process that is to have the same ones."""
+    found: dict[str, str] = {}
+    for name, value in settings:
+        if isinstance(value, dict):
+            found |= {f"{name}_{key}".upper(): str(one) for key, one in value.items()}
+        else:
+            found[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return found
 
 
 def load_settings() -> Settings:
@@ -90,3 +120,5 @@ def load_settings() -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]).upper()
         raise ConfigurationError(f"{name}: {first['msg']}.") from None
+    except SettingsError:
+        raise ConfigurationError("INSTITUTION_API_KEY: its name ends in an institution's, such as …_DKFZ.") from None

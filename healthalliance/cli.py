@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
+from healthalliance.api_cli import app as api_app
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
@@ -38,6 +39,7 @@ app = typer.Typer(
     help="Readmission risk from FHIR R4 encounter events. Institutions: " + ", ".join(institutions()) + ".",
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
+app.add_typer(api_app)
 app.add_typer(intake_app, name="intake")
 app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from connectors.settings import Settings
-from healthalliance.workers import settings_environment
+from connectors.settings import Settings, settings_environment
 from model_training.federation.job import FederatedResult, fit_pooled, merge_forests, register_federated
 from schemas.errors import HealthAllianceError, NotEnoughStaysError
 

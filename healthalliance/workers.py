@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from connectors.settings import Settings
+from connectors.settings import Settings, settings_environment
 
 _STOP_S = 8.0
 _RESTART_AFTER_S = 1.0
@@ -81,18 +80,11 @@ class WorkerProcesses:
         if self._options.history_only:
             command.append("--history-only")
         # A session of its own: Ctrl-C reaches this process, which stops the workers in order.
-        environment = {**os.environ, **settings_environment(self._settings)}
+        variables = {**os.environ, **settings_environment(self._settings)}
         if self._options.log_file is None:
-            return subprocess.Popen(command, env=environment, start_new_session=True)
+            return subprocess.Popen(command, env=variables, start_new_session=True)
         self._options.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._options.log_file.open("ab") as log:
             return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-
-
-def settings_environment(settings: Settings) -> Mapping[str, str]:
-    """Return the settings as the environment of a process that is to have the same ones."""
-    values = settings.model_dump()
-    values["pseudonym_key"] = settings.pseudonym_key.get_secret_value()
-    return {name.upper(): str(value) for name, value in values.items()}

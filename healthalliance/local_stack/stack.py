@@ -12,6 +12,7 @@ import psutil
 from pydantic import SecretStr
 
 from connectors.settings import Settings
+from healthalliance.api.keys import key_hash
 from healthalliance.local_stack import postgres, processes
 from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
@@ -19,7 +20,9 @@ from healthalliance.local_stack.starter import Starter
 from healthalliance.local_stack.state import (
     Running,
     State,
+    api_keys,
     database_password,
+    ensure_api_keys,
     ensure_pseudonym_key,
     exclusive,
     forget_state,
@@ -45,6 +48,8 @@ def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Settings:
     with exclusive(data_dir, lambda: say("Another start or stop of this stack is under way: waiting for it")):
         if not settings.pseudonym_key.get_secret_value():
             ensure_pseudonym_key(data_dir)
+        if not settings.institution_api_key:
+            ensure_api_keys(data_dir)
         state = _still_running(data_dir)
         missing = [part for part in _SERVERS if part not in state and not given_address(settings, part)]
         _stop(data_dir, missing)
@@ -77,7 +82,7 @@ def status(settings: Settings) -> list[PartStatus]:
 
 
 def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settings:
-    """Fill the empty addresses of `parts` from the running stack; where none are named, of all, and the pseudonym key.
+    """Fill the empty addresses of `parts` from the running stack; where none are named, of all, and the keys.
 
     Raises UnavailableError when one of them is neither given nor running.
     """
@@ -89,13 +94,21 @@ def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settin
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
     if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
+    if parts is None and not settings.institution_api_key:
+        found["institution_api_key"] = {id_: key_hash(key) for id_, key in api_keys(data_dir).items()}
     return settings.model_copy(update=found)
 
 
 def apart(settings: Settings, data_dir: Path) -> Settings:
     """Return settings for a stack of its own in `data_dir`, whatever addresses and key are given."""
     given = dict.fromkeys(ADDRESS_SETTINGS.values(), "")
-    return settings.model_copy(update={**given, "pseudonym_key": SecretStr(""), "data_dir": data_dir})
+    keys = {"pseudonym_key": SecretStr(""), "institution_api_key": {}}
+    return settings.model_copy(update={**given, **keys, "data_dir": data_dir})
+
+
+def own_api_keys(settings: Settings) -> dict[str, str]:
+    """Return the keys of the HTTP API that the stack made, by institution; empty where others are given."""
+    return {} if settings.institution_api_key else api_keys(_data_dir(settings))
 
 
 def psql_command(settings: Settings) -> str:

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from healthalliance.api.keys import new_key
 from healthalliance.local_stack.records import Part
 from schemas.errors import LocalStackError
+from schemas.institutions import institutions
 
 _STATE_FILE = "stack.json"
 _PSEUDONYM_KEY_FILE = "pseudonym.key"
 _DATABASE_PASSWORD_FILE = "postgres.password"
+_API_KEYS_FILE = "api-keys.json"
 _LOCK_FILE = "lock"
 
 
@@ -90,6 +93,22 @@ def ensure_pseudonym_key(data_dir: Path) -> None:
     if not (data_dir / Part.POSTGRES).exists():
         _make_secret(path)
     _read_secret(path, data_dir / Part.POSTGRES, ", or set PSEUDONYM_KEY")
+
+
+def api_keys(data_dir: Path) -> dict[str, str]:
+    """Read the keys of the HTTP API that `up` made, by institution; empty when there are none."""
+    try:
+        return {str(id_): str(key) for id_, key in json.loads((data_dir / _API_KEYS_FILE).read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def ensure_api_keys(data_dir: Path) -> None:
+    """Make a key for each institution that has none yet; nothing is lost where they are made anew."""
+    held = api_keys(data_dir)
+    if held.keys() != institutions().keys():
+        keys = {id_: held.get(id_) or new_key(id_) for id_ in institutions()}
+        _write_private(data_dir / _API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
 
 
 def _make_secret(path: Path) -> None:

@@ -28,14 +28,14 @@ from rich.table import Table
 from sklearn.ensemble import RandomForestClassifier
 
 from connectors.models import set_alias
-from connectors.settings import Settings, load_settings
+from connectors.settings import Settings, load_settings, settings_environment
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
 from healthalliance.demo import fresh_stack, latencies_ms, wait_until_ready
 from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
-from healthalliance.workers import WorkerOptions, WorkerProcesses, settings_environment
+from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
 from tests.bench import training

@@ -21,10 +21,9 @@ from rich.table import Table
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.registry import Registry, to_wire
-from connectors.settings import Settings, load_settings
+from connectors.settings import Settings, load_settings, settings_environment
 from healthalliance import local_stack
 from healthalliance.demo import fresh_stack
-from healthalliance.workers import settings_environment
 from schemas.features import FEATURE_SET, Features
 from schemas.institutions import institutions
 from schemas.messages import EncounterFeatures

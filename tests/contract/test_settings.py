@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from connectors.settings import Settings
+from schemas.institutions import institutions
 from tests.contract.source_code import ROOT, Module, module, product_modules
 
 EXAMPLE = ROOT / ".env.example"
@@ -29,12 +30,25 @@ def example() -> dict[str, tuple[str, str]]:
 
 def shown(field: FieldInfo) -> str:
     default = field.default
+    if field.annotation == dict[str, str]:
+        return ""
     return default.get_secret_value() if isinstance(default, SecretStr) else str(default)
 
 
 def test_the_example_lists_every_setting_in_order_with_its_description_and_default() -> None:
-    expected = {name.upper(): (field.description, shown(field)) for name, field in Settings.model_fields.items()}
+    expected = {
+        variable: (field.description if variable == variables(name, field)[0] else "", shown(field))
+        for name, field in Settings.model_fields.items()
+        for variable in variables(name, field)
+    }
     assert list(example().items()) == list(expected.items())
+
+
+def variables(name: str, field: FieldInfo) -> list[str]:
+    """Name a setting's variables: an institution's own setting has one for each."""
+    if field.annotation == dict[str, str]:
+        return [f"{name}_{id_}".upper() for id_ in institutions()]
+    return [name.upper()]
 
 
 def test_every_setting_has_a_description() -> None:
@@ -42,8 +56,9 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_the_example_as_it_stands_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name, field in Settings.model_fields.items():
+        for variable in variables(name, field):
+            monkeypatch.delenv(variable, raising=False)
     assert Settings(_env_file=EXAMPLE) == Settings(_env_file=None)
 
 

@@ -9,8 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.settings import Settings
-from healthalliance.workers import settings_environment
+from connectors.settings import Settings, settings_environment
 
 
 @dataclass(frozen=True, slots=True)

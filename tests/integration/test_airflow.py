@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from connectors.models.versions import versions
-from connectors.settings import Settings
-from healthalliance.workers import settings_environment
+from connectors.settings import Settings, settings_environment
 from schemas.errors import TrainingUnderWayError
 from tests.contract.source_code import ROOT
 from tests.integration.running import Trained

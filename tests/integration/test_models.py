@@ -15,10 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from connectors.models.versions import versions
-from connectors.settings import Settings
+from connectors.settings import Settings, settings_environment
 from connectors.training_lock import only_training_run
 from healthalliance import cli
-from healthalliance.workers import settings_environment
 from schemas.errors import NoModelError, PromotionRefusedError, TrainingUnderWayError
 from tests.integration.running import Trained, wait_until
 

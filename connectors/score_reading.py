@@ -1,0 +1,174 @@
+"""Reading scores for people and programs: what stands now, what stood before, whose it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from connectors.store import AWAY, SCORE_COLUMNS
+from schemas.errors import UnavailableError
+from schemas.features import Features
+from schemas.messages import Band
+
+Connection: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
+
+_UUIDS = ("record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "superseded_by", "topic_id")
+_COLUMNS = ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredScore:
+    """A score as PostgreSQL holds it: a `RiskScore` without the hospital's own references.
+
+    superseded_by, superseded_at: the record that replaced it, and when; None: it is the newest.
+    """
+
+    record_id: str
+    institution: str
+    patient_pseudonym: str
+    encounter_pseudonym: str
+    encounter_version: str
+    status: str
+    inpatient: bool
+    as_of: datetime
+    received_at: datetime
+    scored_at: datetime
+    probability: float | None
+    band: str | None
+    baseline: float | None
+    contributions: dict[str, float]
+    features: Features | None
+    feature_set: int
+    model_name: str
+    model_version: str
+    model_digest: str
+    supersedes: str | None
+    reason: str | None
+    topic_id: str
+    source_partition: int
+    source_offset: int
+    superseded_by: str | None
+    superseded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Where a page ended: the last row's time of scoring and record."""
+
+    scored_at: datetime
+    record_id: str
+
+
+async def open_pool(database_url: str, *, connections: int = 8) -> asyncpg.Pool[Any]:
+    """Connect; raise UnavailableError where there is no answer."""
+    session = {"statement_timeout": "10s", "tcp_keepalives_idle": "10", "application_name": "healthalliance-api"}
+    try:
+        return await asyncpg.create_pool(
+            database_url, min_size=1, max_size=connections, timeout=5, command_timeout=10, server_settings=session
+        )
+    except (*AWAY, asyncpg.PostgresError) as error:
+        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+
+
+async def find_score(connection: Connection, record_id: str, institution: str | None = None) -> StoredScore | None:
+    """Return a score by its record, None where there is none, or none of the institution."""
+    row = await connection.fetchrow(
+        f"SELECT {_COLUMNS} FROM risk_scores AS score WHERE record_id = $1 AND coalesce(institution = $2, true)",
+        record_id,
+        institution,
+    )
+    return _stored(row) if row else None
+
+
+async def standing_score(connection: Connection, institution: str, encounter_pseudonym: str) -> StoredScore | None:
+    """Return the score that stands for an encounter, None where there is none or it was retracted."""
+    row = await connection.fetchrow(
+        f"""SELECT {_COLUMNS} FROM risk_scores AS score
+            WHERE institution = $1 AND encounter_pseudonym = $2
+              AND superseded_by IS NULL AND probability IS NOT NULL""",
+        institution,
+        encounter_pseudonym,
+    )
+    return _stored(row) if row else None
+
+
+async def score_versions(connection: Connection, institution: str, encounter_pseudonym: str) -> list[StoredScore]:
+    """Return all versions of an encounter's score, oldest first."""
+    rows = await connection.fetch(
+        f"""SELECT {_COLUMNS} FROM risk_scores AS score
+            WHERE institution = $1 AND encounter_pseudonym = $2
+            ORDER BY superseded_by IS NULL, scored_at, source_offset""",
+        institution,
+        encounter_pseudonym,
+    )
+    return [_stored(row) for row in rows]
+
+
+async def standing_scores(
+    connection: Connection,
+    institution: str,
+    *,
+    bands: Sequence[Band] = (),
+    since: datetime | None = None,
+    after: After | None = None,
+    inpatient: bool | None = None,
+    most: int = 100,
+) -> list[StoredScore]:
+    """Return standing scores in the order of their scoring, of the bands if any are named, `most` at most.
+
+    since: only scores made from then on; after: only what follows a page's end.
+    """
+    rows = await connection.fetch(
+        f"""SELECT {_COLUMNS} FROM risk_scores AS score
+            WHERE institution = $1 AND superseded_by IS NULL AND probability IS NOT NULL
+              AND (cardinality($2::text[]) = 0 OR band = ANY($2))
+              AND scored_at >= coalesce($3, '-infinity'::timestamptz)
+              AND (scored_at, record_id) > (coalesce($4, '-infinity'::timestamptz), $5::uuid)
+              AND coalesce(inpatient = $6, true)
+            ORDER BY scored_at, record_id LIMIT $7""",
+        institution,
+        [str(band) for band in bands],
+        since,
+        after.scored_at if after else None,
+        after.record_id if after else str(UUID(int=0)),
+        inpatient,
+        most,
+    )
+    return [_stored(row) for row in rows]
+
+
+async def sealed_histories(
+    connection: Connection, institution: str, patient_pseudonyms: Iterable[str]
+) -> dict[str, bytes]:
+    """Return the sealed histories of an institution's patients, by pseudonym, as far as there are any."""
+    rows = await connection.fetch(
+        """SELECT patient_pseudonym::text, history FROM patient_history
+           WHERE institution = $1 AND patient_pseudonym = ANY($2::uuid[])""",
+        institution,
+        list(set(patient_pseudonyms)),
+    )
+    return {row["patient_pseudonym"]: row["history"] for row in rows}
+
+
+async def rejected_since(connection: Connection, institution: str, since: datetime) -> int:
+    """Count an institution's events that were rejected among those received from then on."""
+    return int(
+        await connection.fetchval(
+            "SELECT count(*) FROM rejected_events WHERE institution = $1 AND received_at >= $2", institution, since
+        )
+    )
+
+
+def _stored(row: Mapping[str, Any]) -> StoredScore:
+    values = dict(row)
+    for name in _UUIDS:
+        values[name] = None if values[name] is None else str(values[name])
+    values["contributions"] = json.loads(values["contributions"])
+    values["features"] = Features(**json.loads(values["features"])) if values["features"] else None
+    return StoredScore(**values)

@@ -1,0 +1,52 @@
+"""Who calls: an institution, by its key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from healthalliance.api.problems import ProblemError
+from healthalliance.api.service import Shared
+from streams.decision import Sender
+
+_bearer = HTTPBearer(auto_error=False, description="The institution's key.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The institution's key.")
+
+
+async def caller(
+    request: Request,
+    service: Shared,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> Sender:
+    """Return the institution that the request's key opens, with its pseudonym keys.
+
+    Raises ProblemError 401 without a good key, 429 where an institution, or an address with bad keys, asks too often.
+    """
+    key = bearer.credentials if bearer else header
+    institution = service.keys.institution_of(key) if key else None
+    if institution is None:
+        address = request.client.host if request.client else ""
+        wait = service.refused_keys.retry_after_s(address)
+        if wait is not None:
+            raise _too_many(wait)
+        headers = {"WWW-Authenticate": 'Bearer realm="healthalliance"'}
+        raise ProblemError(401, "no-key", "Send the institution's key as `Authorization: Bearer …`.", headers)
+    if (wait := service.requests.retry_after_s(institution)) is not None:
+        raise _too_many(wait)
+    return service.senders[institution]
+
+
+Caller = Annotated[Sender, Depends(caller)]
+
+
+def require_own(institution_id: str, sender: Sender) -> None:
+    """Raise ProblemError 403 for an institution that is not the caller's, whether it exists or not."""
+    if institution_id != sender.institution.id:
+        raise ProblemError(403, "not-yours", "This key opens another institution.")
+
+
+def _too_many(retry_after_s: int) -> ProblemError:
+    return ProblemError(429, "too-many", "Too many requests.", {"Retry-After": str(retry_after_s)})

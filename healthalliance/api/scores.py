@@ -1,0 +1,159 @@
+"""Scores as they are stored: one, its explanation, and pages of those that stand."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from connectors.score_reading import After, StoredScore, find_score, sealed_histories, standing_scores
+from healthalliance.api.callers import Caller, require_own
+from healthalliance.api.fhir_events import MEDIA_TYPE
+from healthalliance.api.predictions import ModelIdentity
+from healthalliance.api.problems import ProblemError, describes
+from healthalliance.api.service import Service, Shared
+from schemas.history import decode_history
+from schemas.messages import Band, ScoreStatus
+from streams.decision import Sender
+
+router = APIRouter(prefix="/api/v1", tags=["scores"])
+
+
+class ScoreOut(BaseModel):
+    """A stored score; times in UTC."""
+
+    record_id: UUID
+    institution: str
+    patient: str | None = Field(description="the hospital's own reference; null once the patient was erased")
+    encounter: str | None
+    patient_pseudonym: UUID
+    encounter_pseudonym: UUID
+    encounter_version: str
+    status: ScoreStatus
+    inpatient: bool
+    as_of: datetime
+    received_at: datetime
+    scored_at: datetime
+    probability: float | None = Field(description="null if retracted")
+    band: Band | None
+    baseline: float | None
+    contributions: dict[str, float]
+    features: dict[str, float | None] | None
+    feature_set: int
+    model: ModelIdentity
+    supersedes: UUID | None
+    superseded_by: UUID | None = Field(description="null: this is the newest")
+    reason: str | None = Field(description="why it supersedes another")
+
+
+class RiskPage(BaseModel):
+    """Standing scores in the order of their scoring; `next` asks for what follows, null at the end."""
+
+    items: list[ScoreOut]
+    next: str | None
+
+
+_References = Mapping[str, tuple[str, str]]  # encounter pseudonym → patient and encounter as the hospital names them
+
+
+@router.get(
+    "/scores/{record_id}",
+    summary="One score",
+    responses={200: {"model": ScoreOut, "content": {MEDIA_TYPE: {}}}, **describes(401, 404, 422, 429, 503)},
+)
+async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
+    """Return a score of the caller's institution, as JSON or as a FHIR RiskAssessment."""
+    score = await own_score(service, sender, record_id)
+    references = await references_of(service, sender, [score])
+    return _rendered(score_document(score, references))
+
+
+@router.get(
+    "/risk",
+    summary="Scores that stand",
+    responses={200: {"model": RiskPage, "content": {MEDIA_TYPE: {}}}, **describes(401, 403, 422, 429, 503)},
+)
+async def get_risk(
+    request: Request,
+    service: Shared,
+    sender: Caller,
+    institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
+    band: Annotated[list[Band] | None, Query(description="only these bands")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="only scores made from then on")] = None,
+    inpatient: Annotated[bool | None, Query(description="only inpatient stays, or only others")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
+) -> Response:
+    """Return a page of standing scores in the order of their scoring, as JSON or as a Bundle of RiskAssessments."""
+    if institution is not None:
+        require_own(institution, sender)
+    found = await standing_scores(
+        service.pool,
+        sender.institution.id,
+        bands=band or (),
+        since=since,
+        after=_after(after) if after else None,
+        inpatient=inpatient,
+        most=limit + 1,
+    )
+    page, more = found[:limit], len(found) > limit
+    references = await references_of(service, sender, page)
+    following = _cursor(page[-1]) if more else None
+    return _rendered({"items": [score_document(one, references) for one in page], "next": following})
+
+
+async def own_score(service: Service, sender: Sender, record_id: UUID) -> StoredScore:
+    """Return a score of the caller's; raise ProblemError 404 where there is none, or it is another institution's."""
+    score = await find_score(service.pool, str(record_id), sender.institution.id)
+    if score is None:
+        raise ProblemError(404, "unknown-record", "There is no such score of this institution.")
+    return score
+
+
+async def references_of(service: Service, sender: Sender, scores: Iterable[StoredScore]) -> _References:
+    """Look the hospital's own references up in the patients' histories, which only its key opens."""
+    patients = {one.patient_pseudonym for one in scores}
+    sealed = await sealed_histories(service.pool, sender.institution.id, patients)
+    found = {}
+    for pseudonym, one in sealed.items():
+        history = decode_history(sender.keys.unseal(one, pseudonym))
+        for id_ in history.encounters:
+            found[sender.keys.encounter_pseudonym(id_)] = (f"Patient/{history.patient_id}", f"Encounter/{id_}")
+    return found
+
+
+def score_document(score: StoredScore, references: _References) -> dict[str, Any]:
+    """Render a score as `ScoreOut` describes it."""
+    values = asdict(score)
+    patient, encounter = references.get(score.encounter_pseudonym, (None, None))
+    model = {name: values.pop(f"model_{name}") for name in ("name", "version", "digest")}
+    for name in ("topic_id", "source_partition", "source_offset", "superseded_at"):
+        del values[name]
+    return values | {"patient": patient, "encounter": encounter, "model": model}
+
+
+def _rendered(document: object) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")
+
+
+def _cursor(score: StoredScore) -> str:
+    return base64.urlsafe_b64encode(f"{score.scored_at.isoformat()} {score.record_id}".encode()).decode()
+
+
+def _after(text: str) -> After:
+    try:
+        at, _, record_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None:
+            raise ValueError(at)
+        return After(moment, str(UUID(record_id)))
+    except (ValueError, binascii.Error):
+        raise ProblemError(422, "invalid", "`after` is not the `next` of a page.") from None

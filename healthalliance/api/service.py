@@ -1,0 +1,98 @@
+"""What all requests share: connections, keys, the model; opened once, closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import Depends, Request
+
+from connectors.kafka import AwaitedPublisher
+from connectors.score_reading import open_pool
+from connectors.settings import Settings
+from healthalliance.api.keys import KeyRing
+from healthalliance.api.problems import unavailable
+from healthalliance.api.rates import Rates
+from schemas.errors import HealthAllianceError
+from schemas.institutions import institutions
+from schemas.intake.event_bytes import Limits
+from schemas.intake.structure import StructureValidator, structure_validator
+from schemas.model import Model
+from schemas.pseudonyms import institution_keys
+from streams.decision import Sender
+from streams.models import ModelWatch
+
+_REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
+
+
+@dataclass(slots=True)
+class Service:
+    """The API's connections and what it knows. `senders` are the institutions with their pseudonym keys."""
+
+    settings: Settings
+    pool: asyncpg.Pool[Any]
+    publisher: AwaitedPublisher
+    champion: ModelWatch
+    keys: KeyRing
+    senders: Mapping[str, Sender]
+    limits: Limits
+    validate: StructureValidator
+    requests: Rates
+    refused_keys: Rates
+    in_flight: int = 0
+
+    def model(self) -> Model:
+        """Return the champion; raise ProblemError 503 while there is none."""
+        if self.champion.model is None:
+            raise unavailable("There is no model to score with yet.")
+        return self.champion.model
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """Connect and look after the champion until the block ends; raise as the connectors do."""
+    secret = settings.pseudonym_key.get_secret_value()
+    service = Service(
+        settings=settings,
+        pool=await open_pool(settings.database_url),
+        publisher=AwaitedPublisher(settings.kafka_bootstrap_servers),
+        champion=ModelWatch(settings, settings.model_alias),
+        keys=KeyRing.of(settings.institution_api_key),
+        senders={id_: Sender(one, institution_keys(secret, id_)) for id_, one in institutions().items()},
+        limits=Limits(settings.event_max_bytes, settings.event_max_depth),
+        validate=structure_validator(settings.structure_validator),
+        requests=Rates(settings.api_requests_per_s, settings.api_requests_per_s),
+        refused_keys=Rates(_REFUSED_KEYS_PER_S, 20.0),
+    )
+    watching = asyncio.create_task(_keep_up(service.champion, settings.model_poll_s))
+    try:
+        yield service
+    finally:
+        watching.cancel()
+        await asyncio.to_thread(service.publisher.close)
+        await service.pool.close()
+
+
+async def _keep_up(champion: ModelWatch, every_s: float) -> None:
+    while True:
+        try:
+            if champion.model is None:
+                await champion.first()
+            else:
+                await champion.look()
+        except HealthAllianceError:
+            pass  # none yet, or the registry is away; /health tells
+        await asyncio.sleep(every_s)
+
+
+def the_service(request: Request) -> Service:
+    """Return what the app opened."""
+    service: Service = request.app.state.service
+    return service
+
+
+Shared = Annotated[Service, Depends(the_service)]
