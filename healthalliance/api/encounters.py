@@ -14,7 +14,7 @@ from connectors.intake_requests import Claim, claim, release, settle
 from connectors.kafka import OutMessage
 from healthalliance.api import metrics
 from healthalliance.api.callers import Caller, require_own
-from healthalliance.api.fhir_events import BODY, MEDIA_TYPE, issues_of, read_event, refusal
+from healthalliance.api.fhir_events import BODY, MEDIA_TYPE, OUTCOME, describes_refusal, issues_of, read_event, refusal
 from healthalliance.api.problems import ProblemError, describes, unavailable
 from healthalliance.api.service import Service, Shared
 from schemas.errors import UnavailableError
@@ -25,14 +25,10 @@ from streams.decision import Event, Sender
 
 router = APIRouter(prefix="/api/v1", tags=["intake"])
 
-_OUTCOME: dict[str, Any] = {"schema": {"type": "object", "description": "a FHIR R4 OperationOutcome"}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    202: {"description": "Published, and confirmed by the broker", "content": {MEDIA_TYPE: _OUTCOME}},
+    202: {"description": "Published, and confirmed by the broker", "content": {MEDIA_TYPE: OUTCOME}},
     **describes(400, 401, 403, 408, 409, 413, 415, 429, 503),
-    422: {
-        "description": "Not accepted: the OperationOutcome names the elements",
-        "content": {MEDIA_TYPE: _OUTCOME, **describes(422)[422]["content"]},
-    },
+    **describes_refusal(),
 }
 
 

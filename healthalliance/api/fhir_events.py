@@ -10,7 +10,7 @@ import orjson
 from fastapi import Request, Response
 
 from healthalliance.api.bodies import media_type, read_body
-from healthalliance.api.problems import ProblemError
+from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service
 from schemas.intake.event import ParsedEvent, RawEvent, parse_event
 from schemas.rejection import Issue, operation_outcome
@@ -45,6 +45,15 @@ async def read_event(request: Request, service: Service, sender: Sender, patient
 
 def _parse(raw: RawEvent, service: Service, sender: Sender) -> ParsedEvent:
     return parse_event(raw, sender.institution, service.limits, service.validate)
+
+
+OUTCOME: dict[str, Any] = {"schema": {"type": "object", "description": "a FHIR R4 OperationOutcome"}}
+
+
+def describes_refusal() -> dict[int | str, dict[str, Any]]:
+    """Say in the OpenAPI document that 422 is a problem, or an OperationOutcome that names the elements."""
+    problem = describes(422)[422]["content"]
+    return {422: {"description": "Not accepted", "content": {MEDIA_TYPE: OUTCOME, **problem}}}
 
 
 def issues_of(parsed: ParsedEvent) -> tuple[Issue, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +16,7 @@ from connectors.score_reading import sealed_histories
 from healthalliance.api import metrics
 from healthalliance.api.bodies import media_type, read_body
 from healthalliance.api.callers import Caller
-from healthalliance.api.fhir_events import MEDIA_TYPE, issues_of, read_event, refusal
+from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, issues_of, read_event, refusal
 from healthalliance.api.predicting import Prediction, featurize_newest, predict
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
@@ -40,14 +40,14 @@ class FeaturesIn(BaseModel):
     age_years: Annotated[float, Field(ge=0, le=130)] | None = Field(
         description="full years; null: unknown", validation_alias=AliasChoices("age_years", "age")
     )
-    gender_encoded: Literal[0, 1, 2] = Field(description="0 female, 1 male, 2 other or unknown")
+    gender_encoded: int = Field(ge=0, le=2, description="0 female, 1 male, 2 other or unknown")
     num_conditions: Count
     num_medications: Count
     recent_encounters: Count = Field(description="in the 365 days before admission")
     prior_inpatient_stays_365d: Count = 0.0
     prior_emergency_visits_180d: Count = 0.0
     length_of_stay_days: Count = 0.0
-    emergency_admission: Literal[0, 1] = 0
+    emergency_admission: Annotated[int, Field(ge=0, le=1)] = 0
 
 
 class ModelIdentity(BaseModel):
@@ -87,7 +87,7 @@ _BODY: dict[str, Any] = {
 @router.post(
     "/predict",
     summary="Score once, without storing anything",
-    responses={200: {"model": PredictionOut}, **describes(400, 401, 408, 413, 415, 422, 429, 503)},
+    responses={200: {"model": PredictionOut}, **describes(400, 401, 408, 413, 415, 429, 503), **describes_refusal()},
     openapi_extra=_BODY,
 )
 async def post_prediction(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from connectors.score_reading import After, StoredScore, find_score, sealed_histories, standing_scores
 from healthalliance.api.callers import Caller, require_own
@@ -25,6 +25,15 @@ from schemas.messages import Band, ScoreStatus
 from streams.decision import Sender
 
 router = APIRouter(prefix="/api/v1", tags=["scores"])
+
+
+def _no_number(value: object) -> object:
+    if isinstance(value, str) and "T" not in value.upper():
+        raise ValueError("a date and a time of day")  # pydantic would read a number as seconds since 1970
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number, json_schema_input_type=AwareDatetime)]
 
 
 class ScoreOut(BaseModel):
@@ -87,7 +96,7 @@ async def get_risk(
     sender: Caller,
     institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
     band: Annotated[list[Band] | None, Query(description="only these bands")] = None,
-    since: Annotated[AwareDatetime | None, Query(description="only scores made from then on")] = None,
+    since: Annotated[Moment | None, Query(description="only scores made from then on; with an offset")] = None,
     inpatient: Annotated[bool | None, Query(description="only inpatient stays, or only others")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,

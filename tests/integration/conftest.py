@@ -19,6 +19,7 @@ from healthalliance.workers import WorkerProcesses
 from model_training.job import train
 from schemas.institutions import institutions
 from tests.integration.running import SYNTHEA, StandingWorker, Trained, data_folder, four_free_ports, new_workers
+from tests.integration.running_api import Api, running_api
 
 _PATIENTS = 300  # with fewer, a part of the split may hold too few readmissions: pseudonyms differ from run to run
 _HISTORY = datetime(2022, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
@@ -62,6 +63,13 @@ def worker(standing: StandingWorker) -> WorkerProcesses:
 def no_worker(standing: StandingWorker) -> None:
     """Have no worker run but those that the module starts itself."""
     standing.stop()
+
+
+@pytest.fixture(scope="session")
+def api(trained: Trained) -> Iterator[Api]:
+    """Have the HTTP API run."""
+    with running_api(trained.settings) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
