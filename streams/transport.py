@@ -164,6 +164,12 @@ class RunConsumer(Consumer):
         run.first_offset, run.position = first_offset, position
         return run
 
+    def done_offsets(self) -> dict[tuple[str, int], int]:
+        """Return the offset below which each assigned partition is worked off, as far as that is known."""
+        done = {tp: self._committed_offset[tp] for tp in self.assignment()}
+        known = {tp: self._beginnings.get(tp) if at is None else at for tp, at in done.items()}
+        return {(tp.topic, tp.partition): at for tp, at in known.items() if at is not None}
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit before partitions are given up: Faust forgets first what was not committed by then."""
         self.stop_flow()

@@ -14,7 +14,7 @@ from functools import partial
 import faust
 import uvloop
 
-from connectors.kafka import Publisher, encounter_topics, topic_ids
+from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
@@ -31,10 +31,12 @@ from streams.health import serve_health
 from streams.models import ModelWatch
 from streams.performance import show_performance
 from streams.processor import Processor
+from streams.standstill import Standstill
 from streams.transport import RunConsumer
 
 log = logging.getLogger("healthalliance.worker")
 
+_STANDSTILL_EVERY_S = 10.0
 _POLL_SILENCE_S = 15.0  # a consumer that has not asked for records for this long is not consuming
 _PARTITIONS_EVERY_S = 3600.0
 _TRIM_EVERY_S = 20.0
@@ -51,6 +53,8 @@ class Worker:
         self._challenger = ModelWatch(settings, challenger, may_be_absent=True) if challenger else None
         self._assigned = False
         self._stopped: set[str] = set()
+        # Trouble that is known of ends the process by itself after RETRY_TIMEOUT_S.
+        self._standstill = Standstill[tuple[str, int]](2 * settings.retry_timeout_s)
         self._tasks: list[asyncio.Task[None]] = []
 
     def run(self) -> None:
@@ -93,6 +97,7 @@ class Worker:
         self._app = create_app(settings, self._processor, topics, on_assigned=self._on_assigned, fail=fail)
         self._tasks = [
             asyncio.ensure_future(_every(settings.model_poll_s, self._look_around)),
+            asyncio.ensure_future(_every(_STANDSTILL_EVERY_S, self._end_at_a_standstill)),
             asyncio.ensure_future(_every(_PARTITIONS_EVERY_S, self._store.ensure_partitions)),
             *([asyncio.ensure_future(_every(_TRIM_EVERY_S, partial(asyncio.to_thread, trim)))] if trim else []),
             asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
@@ -165,6 +170,23 @@ class Worker:
             self._use_champion()
         if not self._champion.is_unreachable:
             await self._look_for_challenger()
+
+    async def _end_at_a_standstill(self) -> None:
+        """End the process where events wait for it and nothing says why it takes none."""
+        consumer = self._app.consumer
+        if not isinstance(consumer, RunConsumer) or not self._assigned or self._processor.in_trouble:
+            self._standstill.forget()
+            return
+        done = consumer.done_offsets()
+        try:
+            ends = await asyncio.to_thread(
+                end_offsets, self._settings.kafka_bootstrap_servers, {topic for topic, _ in done}
+            )
+        except UnavailableError:
+            self._standstill.forget()
+            return
+        if stuck := self._standstill.look(ends, done, self._app.loop.time()):
+            fail(UnavailableError(f"Events wait in {len(stuck)} partitions, but none is taken; starting again."))
 
     async def _show_performance(self) -> None:
         await show_performance(self._store, self._processor.model)

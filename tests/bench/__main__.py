@@ -38,7 +38,7 @@ from healthalliance.publishing import Ledger, publish_events
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
-from tests.bench import training
+from tests.bench import predictions, training
 from tests.bench.naive import TABLES
 from tests.bench.swaps import compare, timed
 
@@ -85,6 +85,7 @@ def run() -> dict[str, Any]:
         )
         report["latency_at_200_per_s_ms"] = _latency(running, next(windows))
         report["swaps_at_200_per_s_ms"] = _swaps(running, next(windows))
+        report["predictions"] = None if predictions.why_not() else predictions.measure(running)
     return report | {"training": training.costs(Path(".local/bench-training"))}
 
 
@@ -254,6 +255,7 @@ def show(report: dict[str, Any]) -> None:
                   f"≤ {swaps['longest_elsewhere'] + 200:.0f}, 200 above the rest")  # fmt: skip
     kept = report["throughput_kept_with_many_patients"]
     table.add_row("throughput kept with 100,000 more patients", f"{kept:.2f}", "≥ 0.80")
+    predictions.add_rows(table, report["predictions"])
     out.print(table)
     training.show(report["training"])
 
