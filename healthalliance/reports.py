@@ -11,20 +11,7 @@ from rich.table import Table
 from connectors.models.versions import CHALLENGER
 from healthalliance.progress import OUTCOMES, Progress
 from model_training.job import TrainingResult
-
-# Feature → how a reason reads; the feature's own value stands before it.
-_REASONS = {
-    "age_years": "years of age",
-    "gender_encoded": "gender",
-    "num_conditions": "active conditions",
-    "num_medications": "active medications",
-    "recent_encounters": "encounters in the year before",
-    "prior_inpatient_stays_365d": "inpatient stays in the year before",
-    "prior_emergency_visits_180d": "emergency visits in 180 days before",
-    "length_of_stay_days": "days of stay",
-    "emergency_admission": "emergency admission",
-}
-_SPOKEN_WITHOUT_VALUE = frozenset({"gender_encoded", "emergency_admission"})
+from schemas.explanation import main_reasons
 
 
 def show_training(result: TrainingResult, out: Console) -> None:
@@ -90,15 +77,3 @@ def risk_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             "; ".join(main_reasons(row["features"], row["contributions"])),
         )
     return table
-
-
-def main_reasons(features: Mapping[str, float | None], contributions: Mapping[str, float], most: int = 3) -> list[str]:
-    """Name the features that raise the risk most, with their values and percentage points."""
-    raising = sorted((item for item in contributions.items() if item[1] > 0), key=lambda item: -item[1])[:most]
-    return [f"{_spoken(name, features[name])} (+{100 * points:.1f})" for name, points in raising]
-
-
-def _spoken(name: str, value: float | None) -> str:
-    if name in _SPOKEN_WITHOUT_VALUE:
-        return _REASONS[name] if value or name == "gender_encoded" else f"no {_REASONS[name]}"
-    return f"{'unknown' if value is None else f'{value:g}' if value == int(value) else f'{value:.1f}'} {_REASONS[name]}"

@@ -18,7 +18,7 @@ from connectors.migrations.versions import m0001_first_tables, m0002_rejection_r
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
 from healthalliance.progress import OUTCOMES
-from healthalliance.reports import main_reasons
+from schemas.feature_words import FEATURE_LABELS, Language, phrase
 from schemas.features import FEATURE_NAMES, Features
 from schemas.messages import Band, RiskScore, ScoreStatus
 from streams.decision import Outcome
@@ -163,7 +163,11 @@ def test_the_analysts_view_has_a_column_for_each_feature_in_order() -> None:
     assert found == [(name, name) for name in FEATURE_NAMES]
 
 
-def test_every_feature_can_be_named_as_a_reason() -> None:
-    features = vars(Features(*map(float, range(len(FEATURE_NAMES)))))
-    reasons = main_reasons(features, dict.fromkeys(FEATURE_NAMES, 0.01), most=100)
-    assert len(set(reasons)) == len(FEATURE_NAMES)
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_every_feature_has_a_name_for_people_and_its_values_have_words(language: Language) -> None:
+    assert tuple(FEATURE_LABELS[language]) == FEATURE_NAMES
+    values = vars(Features(*map(float, range(len(FEATURE_NAMES)))))
+    said = {name: phrase(name, value, language).text for name, value in values.items()}
+    assert len(set(said.values())) == len(FEATURE_NAMES)
+    # What has no words of its own is named like a table's column: `name: value`.
+    assert not [name for name, text in said.items() if ":" in text]

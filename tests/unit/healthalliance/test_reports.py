@@ -1,19 +1,15 @@
-"""Reasons as people read them."""
+"""What the commands show, as people read it."""
 
 from __future__ import annotations
 
 from io import StringIO
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
 from healthalliance.progress import OUTCOMES, Progress
-from healthalliance.reports import main_reasons, progress_table, risk_table
-from schemas.features import FEATURE_NAMES
+from healthalliance.reports import progress_table, risk_table
 
 FEATURES: dict[str, float | None] = {
     "age_years": 71.0,
@@ -26,50 +22,6 @@ FEATURES: dict[str, float | None] = {
     "length_of_stay_days": 3.25,
     "emergency_admission": 1.0,
 }
-
-
-def reasons(**points: float) -> list[str]:
-    return main_reasons(FEATURES, points)
-
-
-def test_the_features_that_raise_the_risk_most_are_named_most_first() -> None:
-    assert reasons(age_years=0.02, num_conditions=0.051, length_of_stay_days=0.004, recent_encounters=0.003) == [
-        "4 active conditions (+5.1)",
-        "71 years of age (+2.0)",
-        "3.2 days of stay (+0.4)",
-    ]
-
-
-def test_what_lowers_the_risk_or_does_nothing_is_no_reason() -> None:
-    assert reasons(age_years=-0.3, num_conditions=0.0) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("age_years", None, "unknown years of age"),
-        ("gender_encoded", 0.0, "gender"),
-        ("gender_encoded", 2.0, "gender"),
-        ("emergency_admission", 1.0, "emergency admission"),
-        ("emergency_admission", 0.0, "no emergency admission"),
-        ("recent_encounters", 0.0, "0 encounters in the year before"),
-        ("num_medications", 12.0, "12 active medications"),
-    ],
-)
-def test_a_reason_reads_well_whatever_the_value(name: str, value: float | None, text: str) -> None:
-    assert main_reasons({name: value}, {name: 0.01}) == [f"{text} (+1.0)"]
-
-
-@given(
-    st.fixed_dictionaries({name: st.floats(0, 1e6) | st.none() for name in FEATURE_NAMES}),
-    st.fixed_dictionaries({name: st.floats(-1, 1) for name in FEATURE_NAMES}),
-    st.integers(0, 12),
-)
-def test_there_are_as_many_reasons_as_asked_for_or_as_there_are(
-    features: dict[str, float | None], points: dict[str, float], most: int
-) -> None:
-    found = main_reasons(features, points, most)
-    assert len(found) == min(most, sum(value > 0 for value in points.values()))
 
 
 def shown(table: Table) -> str:
