@@ -38,6 +38,7 @@ def _upgrade(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     command.upgrade(_config(connection), "head")
     connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
+    connection.execute(text("SELECT grant_analysts()"))
 
 
 def _is_current(connection: Connection) -> bool:

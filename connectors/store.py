@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from schemas.challenger import ChallengerScore
+from schemas.drift import Reading
 from schemas.errors import FencedError, UnavailableError
 from schemas.features import UNKNOWN
 from schemas.messages import RiskScore
@@ -387,6 +388,14 @@ WHERE features IS NOT NULL
 GROUP BY 1, 2
 """
 
+_NOTE_DRIFT = """
+INSERT INTO feature_drift_readings AS held
+SELECT institution, feature, $1, $2, (now() AT TIME ZONE 'UTC')::date, now(), stays, psi
+FROM unnest($3::text[], $4::text[], $5::int[], $6::double precision[]) AS new(institution, feature, stays, psi)
+ON CONFLICT (institution, feature, model_name, model_version, day) DO UPDATE SET
+    measured_at = excluded.measured_at, stays = excluded.stays, psi = excluded.psi
+"""
+
 
 class Store:
     """A worker's connections to PostgreSQL."""
@@ -409,8 +418,16 @@ class Store:
         return bool(await self._pool.fetchval("SELECT EXISTS (SELECT FROM risk_scores)"))
 
     async def model_performance(self) -> list[Mapping[str, Any]]:
-        """Return the view `model_performance`: a row for each institution, model and role."""
-        return list(await self._pool.fetch("SELECT * FROM model_performance ORDER BY institution, model_version, role"))
+        """Return the view `model_performance_exact`: a row for each institution, model and role."""
+        return list(
+            await self._pool.fetch("SELECT * FROM model_performance_exact ORDER BY institution, model_version, role")
+        )
+
+    async def note_drift(self, model_name: str, model_version: str, readings: Iterable[Reading]) -> None:
+        """Keep the day's last reading of each institution and feature."""
+        # In one order, since other workers write the same rows.
+        rows = sorted(map(msgspec.structs.astuple, readings))
+        await self._pool.execute(_NOTE_DRIFT, model_name, model_version, *map(list, zip(*rows, strict=True)))
 
     async def count_features(
         self, institution: str, edges: Mapping[str, Sequence[float]], stays: int

@@ -29,6 +29,15 @@ class Bins(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """A feature's PSI at an institution, over so many stays."""
+
+    institution: str
+    feature: str
+    stays: int
+    psi: float
+
+
 Reference = dict[str, dict[str, Bins]]  # institution → feature → bins
 
 

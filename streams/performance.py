@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from connectors.store import Store
-from schemas.drift import drift
+from schemas.drift import Reading, drift
 from schemas.model import Model
 from streams import metrics
 
@@ -19,24 +19,27 @@ _COLUMNS = (
 
 
 async def show_performance(store: Store, champion: Model | None) -> None:
-    """Set the gauges to what `model_performance` and the last stays' features say now."""
+    """Set the gauges to what outcomes and the last stays' features say now, and note the drift for analysts."""
     rows = await store.model_performance()
     for gauge, column in _COLUMNS:
         gauge.clear()
         for row in rows:
             if row[column] is not None:
                 gauge.labels(row["institution"], row["model_version"], row["role"]).set(row[column])
-    found = await _drifts(store, champion)
+    readings = await _drifts(store, champion) if champion else []
     metrics.FEATURE_PSI.clear()
-    for (institution, feature), value in found.items():
-        metrics.FEATURE_PSI.labels(institution, feature).set(value)
+    for one in readings:
+        metrics.FEATURE_PSI.labels(one.institution, one.feature).set(one.psi)
+    if champion and readings:
+        await store.note_drift(champion.name, champion.version, readings)
 
 
-async def _drifts(store: Store, champion: Model | None) -> dict[tuple[str, str], float]:
-    reference = champion.card.reference if champion else None
-    found: dict[tuple[str, str], float] = {}
-    for institution, expected in (reference or {}).items():
+async def _drifts(store: Store, champion: Model) -> list[Reading]:
+    found = []
+    for institution, expected in (champion.card.reference or {}).items():
         edges = {name: one.edges for name, one in expected.items()}
         counted = await store.count_features(institution, edges, _LAST_STAYS)
-        found |= {(institution, name): value for name, value in drift(expected, counted).items()}
+        found += [
+            Reading(institution, name, sum(counted[name]), value) for name, value in drift(expected, counted).items()
+        ]
     return found

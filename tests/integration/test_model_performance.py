@@ -120,7 +120,7 @@ def test_the_view_gives_what_scikit_learn_gives(judged: tuple[Settings, list[Mad
     settings, stays = judged
     found = {
         (row["institution"], row["role"]): row
-        for row in fetch(settings, "SELECT * FROM model_performance WHERE institution <> 'embl'")
+        for row in fetch(settings, "SELECT * FROM model_performance_exact WHERE institution <> 'embl'")
     }
     assert found.keys() == {(id_, role) for id_ in ("dkfz", "ukhd") for role in ("champion", "challenger")}
     for (id_, role), row in found.items():
@@ -138,7 +138,7 @@ def test_the_view_gives_what_scikit_learn_gives(judged: tuple[Settings, list[Mad
 
 
 def test_a_stay_is_judged_from_its_thirtieth_day_on_for_ninety_days(judged: tuple[Settings, list[MadeUp]]) -> None:
-    [row] = fetch(judged[0], "SELECT * FROM model_performance WHERE institution = 'embl'")
+    [row] = fetch(judged[0], "SELECT * FROM model_performance_exact WHERE institution = 'embl'")
     assert (row["outcomes"], row["readmitted"], row["auroc"]) == (2, 2, None)
 
 
@@ -146,7 +146,10 @@ def test_thirty_days_are_as_long_in_every_session(judged: tuple[Settings, list[M
     async def rows(zone: str) -> list[Any]:
         connection = await asyncpg.connect(judged[0].database_url, server_settings={"timezone": zone})
         try:
-            return [tuple(one) for one in await connection.fetch("SELECT * FROM model_performance ORDER BY 1, 2, 3, 4")]
+            return [
+                tuple(one)
+                for one in await connection.fetch("SELECT * FROM model_performance_exact ORDER BY 1, 2, 3, 4")
+            ]
         finally:
             await connection.close()
 

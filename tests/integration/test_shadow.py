@@ -195,7 +195,7 @@ def test_the_known_end_is_the_latest_time_that_was_told(shadowed: Shadowed) -> N
 
 def test_the_gauges_show_what_the_view_and_the_last_stays_say(shadowed: Shadowed) -> None:
     settings = shadowed.settings
-    view = fetch(settings, "SELECT * FROM model_performance")
+    view = fetch(settings, "SELECT * FROM model_performance_exact")
     assert {row["role"] for row in view if row["institution"] == _INSTITUTION} == {"champion", "challenger"}
     expected = {
         (f"healthalliance_model_{name}", row["institution"], row["model_version"], row["role"]): row[name]

@@ -166,7 +166,7 @@ def daily_totals(settings: Settings) -> Counter[str]:
     """Add the days of the institution up, so that midnight does not matter."""
     names = ("encounters", "inpatient_stays", "high", "medium", "low")
     sums = ", ".join(f"coalesce(sum({name}), 0)::int AS {name}" for name in names)
-    [row] = fetch(settings, f"SELECT {sums} FROM institution_daily_risk WHERE institution = $1", _INSTITUTION)
+    [row] = fetch(settings, f"SELECT {sums} FROM institution_daily_risk_exact WHERE institution = $1", _INSTITUTION)
     return Counter(dict(row))
 
 
@@ -185,7 +185,7 @@ def test_the_daily_view_counts_each_encounter_once_by_class_and_band(trained: Tr
 def test_the_daily_view_has_the_mean_of_the_newest_scores(trained: Trained, worker: WorkerProcesses) -> None:
     settings = trained.settings
     send(settings, "mean", encounter("mean-1", patient="mean"))
-    days = fetch(settings, "SELECT institution, encounters, mean_probability FROM institution_daily_risk")
+    days = fetch(settings, "SELECT institution, encounters, mean_probability FROM institution_daily_risk_exact")
     newest = fetch(settings, "SELECT institution, probability FROM risk_scores "
                              "WHERE superseded_by IS NULL AND status <> 'entered-in-error'")  # fmt: skip
     of_days: Counter[str] = Counter()
