@@ -22,10 +22,12 @@ from rich.table import Table
 from connectors.settings import Settings, load_settings
 from healthalliance.api_cli import app as api_app
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
+from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
 from healthalliance.rejected_cli import app as rejected_app
+from healthalliance.report_cli import report
 from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
@@ -41,10 +43,12 @@ app = typer.Typer(
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.add_typer(api_app)
 app.add_typer(intake_app, name="intake")
+app.add_typer(export_app, name="export")
 app.add_typer(federated_app, name="federated")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(model_app, name="model")
+app.command()(report)
 
 
 class Dataset(StrEnum):

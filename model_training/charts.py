@@ -1,44 +1,15 @@
-"""The report's pictures, as SVG inside data URIs; pure."""
+"""The pictures of a model's report; pure."""
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from model_training.drawing import COLOURS, GREY, Picture, look, svg
 from model_training.evaluation import Assessment, Group, Importance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's colours, which most people tell apart; the line styles do so in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_STYLES = ("-", "--", "-.", ":")
-_GREY = "#767676"
-_SIZE = 4.4, 3.3
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "healthalliance",  # the same report gives the same bytes
-}
-
-Drawn = Callable[["Axes"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture: its data URI, what stands below it, and what it shows in words."""
-
-    source: str
-    caption: str
-    alt: str
 
 
 def for_everybody(group: Group) -> tuple[Picture, ...]:
@@ -62,12 +33,12 @@ def reliance(importance: Sequence[Importance]) -> Picture:
             [one.auroc_drop - one.least for one in rising],
             [one.most - one.auroc_drop for one in rising],
         ]
-        axes.barh([one.feature for one in rising], drops, xerr=spread, color=_COLOURS[0], ecolor=_GREY)
+        axes.barh([one.feature for one in rising], drops, xerr=spread, color=COLOURS[0], ecolor=GREY)
         axes.set_xlabel("AUROC lost when shuffled")
         axes.grid(visible=False, axis="y")
 
     shown = "; ".join(f"{one.feature} {one.auroc_drop:.3f}" for one in importance)
-    return Picture(_svg(draw, (5.6, 3.3)), "What the model goes by", f"AUROC lost by feature: {shown}.")
+    return Picture(svg(draw, (5.6, 3.3)), "What the model goes by", f"AUROC lost by feature: {shown}.")
 
 
 def _curves(groups: Sequence[Group]) -> tuple[Picture, ...]:
@@ -78,22 +49,20 @@ def _calibration(groups: Sequence[Group]) -> Picture:
     end = 1.05 * max(max(point.predicted, point.observed) for one in groups for point in _of(one).calibration_curve)
 
     def draw(axes: Axes) -> None:
-        axes.plot([0, end], [0, end], color=_GREY, linewidth=1, label="perfect")
+        axes.plot([0, end], [0, end], color=GREY, linewidth=1, label="perfect")
         for number, group in enumerate(groups):
             curve = _of(group).calibration_curve
             predicted, observed = [one.predicted for one in curve], [one.observed for one in curve]
-            axes.plot(predicted, observed, marker="o", markersize=3, **_look(number), label=_label(group))
+            axes.plot(predicted, observed, marker="o", markersize=3, **look(number), label=_label(group))
             if len(groups) == 1:
                 low, high = [one.interval.low for one in curve], [one.interval.high for one in curve]
-                axes.vlines(predicted, low, high, color=_COLOURS[0], linewidth=1, alpha=0.6)
+                axes.vlines(predicted, low, high, color=COLOURS[0], linewidth=1, alpha=0.6)
         axes.set_xlabel("predicted risk")
         axes.set_ylabel("share readmitted")
         axes.legend()
 
     shown = "; ".join(f"{_label(group)}: {_calibration_words(_of(group))}" for group in groups)
-    return Picture(
-        _svg(draw), "Calibration: stays of like risk, and how many came back", f"Calibration curve. {shown}."
-    )
+    return Picture(svg(draw), "Calibration: stays of like risk, and how many came back", f"Calibration curve. {shown}.")
 
 
 def _net_benefit(groups: Sequence[Group]) -> Picture:
@@ -102,12 +71,12 @@ def _net_benefit(groups: Sequence[Group]) -> Picture:
         for number, group in enumerate(groups):
             rows = _of(group).thresholds
             thresholds, benefit = [one.threshold for one in rows], [one.net_benefit for one in rows]
-            axes.plot(thresholds, benefit, **_look(number), label=_label(group))
+            axes.plot(thresholds, benefit, **look(number), label=_label(group))
             most = max(most, *benefit)
             if len(groups) == 1:
                 everybody = [one.net_benefit_all for one in rows]
-                axes.plot(thresholds, everybody, color=_GREY, linewidth=1, linestyle="--", label="alert for all")
-        axes.axhline(0, color=_GREY, linewidth=1, label="alert for nobody")
+                axes.plot(thresholds, everybody, color=GREY, linewidth=1, linestyle="--", label="alert for all")
+        axes.axhline(0, color=GREY, linewidth=1, label="alert for nobody")
         axes.set_ylim(-0.25 * most, 1.1 * most)
         axes.set_xlabel("threshold probability")
         axes.set_ylabel("net benefit a stay")
@@ -118,7 +87,7 @@ def _net_benefit(groups: Sequence[Group]) -> Picture:
         for group in groups
         if (one := _of(group).high)
     )
-    return Picture(_svg(draw), "Decision curve: true alerts less false ones at the threshold's odds", f"{shown}.")
+    return Picture(svg(draw), "Decision curve: true alerts less false ones at the threshold's odds", f"{shown}.")
 
 
 def _alerts(groups: Sequence[Group]) -> Picture:
@@ -127,11 +96,11 @@ def _alerts(groups: Sequence[Group]) -> Picture:
             assessment = _of(group)
             rows = assessment.thresholds
             alerts, caught = [one.alerts_per_day for one in rows], [one.caught_per_day for one in rows]
-            axes.plot(alerts, caught, **_look(number), label=_label(group))
+            axes.plot(alerts, caught, **look(number), label=_label(group))
             for marker, band in (("s", assessment.medium), ("^", assessment.high)):
-                axes.plot(band.alerts_per_day, band.caught_per_day, marker, color=_COLOURS[number % len(_COLOURS)])
-        axes.plot([], [], "s", color=_GREY, label="from band medium on")
-        axes.plot([], [], "^", color=_GREY, label="band high only")
+                axes.plot(band.alerts_per_day, band.caught_per_day, marker, color=COLOURS[number % len(COLOURS)])
+        axes.plot([], [], "s", color=GREY, label="from band medium on")
+        axes.plot([], [], "^", color=GREY, label="band high only")
         axes.set_xlabel("alerts a day")
         axes.set_ylabel("readmissions caught a day")
         axes.legend()
@@ -141,7 +110,7 @@ def _alerts(groups: Sequence[Group]) -> Picture:
         for group in groups
         if (one := _of(group).high)
     )
-    return Picture(_svg(draw), "Alerts a day against readmissions caught, by threshold", f"At band high, {shown}.")
+    return Picture(svg(draw), "Alerts a day against readmissions caught, by threshold", f"At band high, {shown}.")
 
 
 def _auroc(groups: Sequence[Group]) -> Picture:
@@ -150,9 +119,9 @@ def _auroc(groups: Sequence[Group]) -> Picture:
     def draw(axes: Axes) -> None:
         for height, group in enumerate(groups[::-1]):
             one = _of(group).evaluation
-            axes.plot([one.auroc_interval.low, one.auroc_interval.high], [height, height], color=_COLOURS[0])
-            axes.plot(one.auroc, height, "o", color=_COLOURS[0])
-        axes.axvline(0.5, color=_GREY, linewidth=1, linestyle="--")
+            axes.plot([one.auroc_interval.low, one.auroc_interval.high], [height, height], color=COLOURS[0])
+            axes.plot(one.auroc, height, "o", color=COLOURS[0])
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle="--")
         axes.set_yticks(range(len(groups)), [_label(group) for group in groups[::-1]])
         axes.set_ylim(-0.6, len(groups) - 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -161,11 +130,7 @@ def _auroc(groups: Sequence[Group]) -> Picture:
     shown = "; ".join(
         f"{_label(group)} {one.auroc:.3f} ({one.auroc_interval})" for group in groups if (one := _of(group).evaluation)
     )
-    return Picture(_svg(draw), "AUROC", f"AUROC: {shown}.")
-
-
-def _look(number: int) -> dict[str, Any]:
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _STYLES[number % len(_STYLES)]}
+    return Picture(svg(draw), "AUROC", f"AUROC: {shown}.")
 
 
 def _label(group: Group) -> str:
@@ -181,15 +146,3 @@ def _calibration_words(assessment: Assessment) -> str:
 def _of(group: Group) -> Assessment:
     assert group.assessment is not None
     return group.assessment
-
-
-def _svg(draw: Drawn, size: tuple[float, float] = _SIZE) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="tight")
-        draw(figure.add_subplot())
-        written = BytesIO()
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + b64encode(written.getvalue()).decode()

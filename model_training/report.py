@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 
-import jinja2
 import msgspec
 
 from model_training.baselines import Baseline
-from model_training.charts import Picture, by_group, for_everybody, reliance
+from model_training.charts import by_group, for_everybody, reliance
+from model_training.drawing import Picture
 from model_training.evaluation import Assessment, Group, Importance, Kind
 from model_training.gate import Verdict
+from model_training.pages import render
 
 # Grows when a field changes its meaning or goes.
 FORMAT = 1
@@ -139,12 +139,8 @@ def as_json(report: Report) -> str:
 
 def as_html(report: Report) -> str:
     """Write a report as one page that needs nothing else: pictures inside, no scripts, no links outside."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"percent": _percent, "spoken": _spoken}
-    source = files("model_training").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source).render(
+    return render(
+        "model_training/report.html.jinja",
         report=report,
         everybody=report.everybody,
         overview=for_everybody(report.groups[0]),
@@ -159,11 +155,3 @@ def _of(report: Report, kind: Kind) -> list[Group]:
 
 def _pictures(groups: Sequence[Group]) -> tuple[Picture, ...]:
     return by_group(groups) if any(group.assessment for group in groups) else ()
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")

@@ -1,0 +1,37 @@
+"""Read analysts' views as an analyst may: one moment for all that is read, and nothing can be written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from connectors.store import AWAY
+from schemas.errors import ConfigurationError, UnavailableError
+
+
+@asynccontextmanager
+async def reading(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """Open a read-only transaction of one moment.
+
+    Raises UnavailableError where the database does not answer or lacks the views, ConfigurationError where the login
+    may not read them.
+    """
+    connection = None
+    try:
+        connection = await asyncpg.connect(database_url, timeout=10)
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+    except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidCatalogNameError) as error:
+        raise UnavailableError("The database lacks its views; `healthalliance up` or a worker makes them.") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            "The login of DATABASE_URL may not read the views: it is not in role analyst."
+        ) from error
+    finally:
+        if connection is not None:
+            await connection.close()
