@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BANDS = (("low", "#56B4E9"), ("medium", "#E69F00"), ("high", "#D55E00"))
-_WIDE = 6.6, 2.7
+_WIDE = 5.2, 2.7
 _MOVING, _SHIFTED = 0.1, 0.25
 
 
@@ -25,7 +25,7 @@ def volume(days: Sequence[Day]) -> Picture:
     def draw(axes: Axes) -> None:
         told = [one for one in days if one.low is not None]
         base = [0] * len(told)
-        for band, colour in _BANDS:
+        for band, colour in _BANDS if told else ():
             heights = [int(getattr(one, band)) for one in told]
             axes.bar(_dates(told), heights, bottom=base, color=colour, label=band)
             base = [low + height for low, height in zip(base, heights, strict=True)]
@@ -38,7 +38,7 @@ def volume(days: Sequence[Day]) -> Picture:
                 label="bands too small to tell",
             )
         axes.set_ylabel("standing scores")
-        axes.legend(ncols=4, loc="upper left", bbox_to_anchor=(0, 1.17))
+        axes.legend(ncols=4, loc="upper left", bbox_to_anchor=(0, 1.2))
         _by_day(axes, days)
 
     shown = [one.encounters for one in days if one.encounters is not None]
@@ -107,7 +107,7 @@ def drift(readings: Sequence[Drift]) -> Picture:
 
     worst = sorted(readings, key=lambda one: -one.psi)[:3]
     words = ", ".join(f"{one.feature} at {one.institution} {one.psi:.2f}" for one in worst)
-    return _picture(draw, "Features against those of training", f"Largest drift: {words}.", (5.6, 3.6))
+    return _picture(draw, "Features against those of training", f"Largest drift: {words}.", (5.2, 3.6))
 
 
 def _dates(days: Sequence[Day]) -> NDArray[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from connectors.overview import Day, Overview, Performance, Rejections
+from connectors.overview import Day, Drift, Overview, Performance, Rejections
 from healthalliance import risk_charts
 from model_training.drawing import Picture
 from model_training.pages import render
@@ -21,6 +21,14 @@ class Volume:
     encounters: int
     mean_probability: float | None
     pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A feature's index at each institution, None where there is no reading."""
+
+    feature: str
+    by_institution: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ def as_html(overview: Overview, first_day: date, made_at: datetime, institutions
         untold=[one for one in overview.performance if one.outcomes is None],
         risk_groups=overview.risk_groups,
         calibration=risk_charts.calibration(overview.risk_groups) if overview.risk_groups else None,
-        drift=sorted(overview.drift, key=lambda one: -one.psi),
+        drift=by_feature(overview.drift),
         drifting=risk_charts.drift(overview.drift) if overview.drift else None,
         events=overview.events,
         reasons=reasons(overview.rejections),
@@ -65,6 +73,15 @@ def volume(institution: str, days: Iterable[Day]) -> Volume:
 def told_performance(rows: Iterable[Performance]) -> list[Performance]:
     """Leave out the models that too few outcomes are known of."""
     return [one for one in rows if one.outcomes is not None]
+
+
+def by_feature(readings: Sequence[Drift]) -> list[Moved]:
+    """Lay the readings out by feature, what has moved most anywhere first."""
+    institutions = sorted({one.institution for one in readings})
+    found: dict[str, dict[str, float | None]] = {}
+    for one in sorted(readings, key=lambda one: -one.psi):
+        found.setdefault(one.feature, dict.fromkeys(institutions))[one.institution] = one.psi
+    return [Moved(feature, values) for feature, values in found.items()]
 
 
 def reasons(rows: Iterable[Rejections]) -> list[Reason]:

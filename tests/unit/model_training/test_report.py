@@ -27,7 +27,7 @@ from schemas.model import Thresholds
 from tests.unit.model_training.datasets import dataset
 from tests.unit.model_training.test_evaluation import GENDER, score
 
-_VOID = {"meta", "img", "link", "br", "hr", "input"}
+_VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 
 
 @pytest.fixture(scope="module")
