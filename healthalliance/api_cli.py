@@ -6,23 +6,31 @@ from typing import Annotated
 
 import typer
 
-from healthalliance.console import InstitutionId, Json, connected, out, print_json
-
-app = typer.Typer()
+from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
 
 
-@app.command("api")
-def serve_api(port: Annotated[int | None, typer.Option(help="Overrides API_PORT.")] = None) -> None:
+def serve_api(
+    port: Annotated[int | None, typer.Option(help="Overrides API_PORT.")] = None, as_json: Json = False
+) -> None:
     """Serve the HTTP API until it is stopped; its description is at /docs."""
     from connectors.migrate import migrate
     from healthalliance.api.server import serve
 
     settings = connected()
+    if port is not None:
+        settings = settings.model_copy(update={"api_port": port})
     migrate(settings.database_url)
-    serve(settings if port is None else settings.model_copy(update={"api_port": port}))
+    at, metrics = (
+        f"http://{settings.api_host}:{settings.api_port}",
+        f"{settings.metrics_host}:{settings.api_metrics_port}",
+    )
+    if as_json:
+        print_json({"api": at, "docs": f"{at}/docs", "metrics": f"http://{metrics}/metrics"})
+    else:
+        err.print(f"The API is described at {at}/docs; its metrics are at http://{metrics}/metrics", highlight=False)
+    serve(settings)
 
 
-@app.command("api-key")
 def make_api_key(institution: InstitutionId, as_json: Json = False) -> None:
     """Make a key for an institution's callers: it is shown once, and only its hash is set."""
     from healthalliance.api.keys import key_hash, new_key

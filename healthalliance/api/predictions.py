@@ -20,6 +20,7 @@ from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, issues
 from healthalliance.api.predicting import Prediction, featurize_newest, predict
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.explanation import steps
 from schemas.features import Features
 from schemas.history import PatientHistory, decode_history
 from schemas.messages import Band
@@ -69,6 +70,7 @@ class PredictionOut(BaseModel):
     baseline: float = Field(description="with the contributions it adds up to the probability")
     contributions: dict[str, float]
     features: dict[str, float | None]
+    reasons: list[str] = Field(description="the way from the baseline to the probability in words")
     assumed: list[str] = Field(description="features that were not given and taken as 0")
     model: ModelIdentity
 
@@ -159,6 +161,7 @@ def _answer(
     metrics.PREDICTIONS.labels(sender.institution.id, str(found.band)).inc()
     metrics.PREDICTION_SECONDS.observe(seconds)
     metrics.CONFIDENCE.observe(max(found.probability, 1.0 - found.probability))
+    walk = steps(vars(found.features), found.contributions, found.baseline, found.probability)
     document: Mapping[str, Any] = {
         "institution": sender.institution.id,
         "encounter": encounter,
@@ -168,6 +171,7 @@ def _answer(
         "baseline": found.baseline,
         "contributions": found.contributions,
         "features": asdict(found.features),
+        "reasons": [one.sentence for one in walk],
         "assumed": assumed or [],
         "model": {"name": found.model_name, "version": found.model_version, "digest": found.model_digest},
     }

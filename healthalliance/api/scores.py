@@ -11,15 +11,16 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from connectors.score_reading import After, StoredScore, find_score, sealed_histories, standing_scores
 from healthalliance.api.callers import Caller, require_own
-from healthalliance.api.fhir_events import MEDIA_TYPE
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.explanation import cause, headline, steps
+from schemas.feature_words import Language
 from schemas.history import decode_history
 from schemas.messages import Band, ScoreStatus
 from streams.decision import Sender
@@ -63,6 +64,30 @@ class ScoreOut(BaseModel):
     reason: str | None = Field(description="why it supersedes another")
 
 
+class StepOut(BaseModel):
+    """One fact's part of the way from the baseline to the probability."""
+
+    feature: str
+    value: float | None
+    contribution: float
+    before: float = Field(description="the risk without it")
+    after: float = Field(description="the risk with it")
+    sentence: str
+
+
+class ExplanationOut(BaseModel):
+    """A score in words a clinician reads; the steps lead from the baseline to the probability."""
+
+    record_id: UUID
+    headline: str
+    probability: float | None
+    baseline: float | None
+    steps: list[StepOut]
+    supersedes: UUID | None
+    because: str | None = Field(description="why it replaces the one before")
+    superseded_by: UUID | None
+
+
 class RiskPage(BaseModel):
     """Standing scores in the order of their scoring; `next` asks for what follows, null at the end."""
 
@@ -76,22 +101,50 @@ _References = Mapping[str, tuple[str, str]]  # encounter pseudonym → patient a
 @router.get(
     "/scores/{record_id}",
     summary="One score",
-    responses={200: {"model": ScoreOut, "content": {MEDIA_TYPE: {}}}, **describes(401, 404, 422, 429, 503)},
+    responses={200: {"model": ScoreOut}, **describes(401, 404, 422, 429, 503)},
 )
-async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
-    """Return a score of the caller's institution, as JSON or as a FHIR RiskAssessment."""
+async def get_score(record_id: UUID, service: Shared, sender: Caller) -> Response:
+    """Return a score of the caller's institution."""
     score = await own_score(service, sender, record_id)
     references = await references_of(service, sender, [score])
     return _rendered(score_document(score, references))
 
 
 @router.get(
+    "/scores/{record_id}/explanation",
+    summary="Why a score is what it is",
+    responses={200: {"model": ExplanationOut}, **describes(401, 404, 422, 429, 503)},
+)
+async def get_explanation(
+    record_id: UUID,
+    service: Shared,
+    sender: Caller,
+    language: Annotated[Language, Query(description="of the sentences")] = "en",
+) -> Response:
+    """Explain a score of the caller's institution in sentences, the largest effect first."""
+    score = await own_score(service, sender, record_id)
+    walk = steps(
+        vars(score.features) if score.features else {}, score.contributions, score.baseline, score.probability, language
+    )
+    document = {
+        "record_id": score.record_id,
+        "headline": headline(score.probability, score.band, language),
+        "probability": score.probability,
+        "baseline": score.baseline,
+        "steps": [asdict(one) for one in walk],
+        "supersedes": score.supersedes,
+        "because": cause(score.reason, language) if score.reason else None,
+        "superseded_by": score.superseded_by,
+    }
+    return _rendered(document)
+
+
+@router.get(
     "/risk",
     summary="Scores that stand",
-    responses={200: {"model": RiskPage, "content": {MEDIA_TYPE: {}}}, **describes(401, 403, 422, 429, 503)},
+    responses={200: {"model": RiskPage}, **describes(401, 403, 422, 429, 503)},
 )
 async def get_risk(
-    request: Request,
     service: Shared,
     sender: Caller,
     institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
@@ -101,7 +154,7 @@ async def get_risk(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
 ) -> Response:
-    """Return a page of standing scores in the order of their scoring, as JSON or as a Bundle of RiskAssessments."""
+    """Return a page of standing scores in the order of their scoring."""
     if institution is not None:
         require_own(institution, sender)
     found = await standing_scores(

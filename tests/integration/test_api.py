@@ -253,6 +253,16 @@ def test_a_score_names_the_hospitals_own_references_and_what_replaced_it(trained
     assert found["encounter_pseudonym"] == keys_of(trained.settings, OWN).encounter_pseudonym("api-twice")
 
 
+def test_a_score_is_explained_in_words_that_lead_to_its_probability(trained: Trained, own: httpx2.Client) -> None:
+    row = scored(trained, own, encounter("api-why", patient="api-8"), patient("api-8"))
+    for language, risk in (("en", "The risk of"), ("de", "Das Risiko")):
+        found = own.get(f"/api/v1/scores/{row['record_id']}/explanation", params={"language": language}).json()
+        assert found["headline"].startswith(risk)
+        assert found["steps"][0]["before"] == pytest.approx(row["baseline"])
+        assert found["steps"][-1]["after"] == pytest.approx(row["probability"])
+    assert own.get(f"/api/v1/scores/{uuid4()}/explanation").status_code == 404
+
+
 def test_pages_of_scores_hold_each_that_stands_once_in_the_order_of_scoring(
     trained: Trained, own: httpx2.Client
 ) -> None:

@@ -21,9 +21,9 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "federated", "intake", "model", "rejected", "snapshot",
+    "api", "api-key", "report", "export", "federated", "intake", "model", "rejected", "snapshot",
 }  # fmt: skip
-GROUPS = {"federated", "intake", "model", "rejected", "snapshot"}
+GROUPS = {"export", "federated", "intake", "model", "rejected", "snapshot"}
 
 Main = Callable[..., tuple[int, str, str]]
 

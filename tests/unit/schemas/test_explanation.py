@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +147,7 @@ def test_steps_chain_from_the_baseline_to_the_probability_whatever_the_numbers(
         assert probability == pytest.approx(baseline, abs=1e-6)
         return
     assert (told[0].before, told[-1].after) == (baseline, probability)
-    assert all(one.after == following.before for one, following in zip(told, told[1:], strict=False))
+    assert all(one.after == following.before for one, following in itertools.pairwise(told))
     assert all(0 <= step.after <= 1 for step in told)
     own = [abs(step.contribution) for step in told if step.feature != OTHER_FACTS]
     assert own == sorted(own, reverse=True)
@@ -159,7 +161,7 @@ def test_the_two_numbers_of_a_sentence_are_those_of_its_neighbours(
     probability = min(max(baseline + sum(contributions.values()), 0.0), 1.0)
     told = steps(FEATURES, contributions, baseline, probability, language)
     shown = [[part for part in _numbers(step.sentence) if part] for step in told]
-    assert all(one[-1] == following[0] for one, following in zip(shown, shown[1:], strict=False))
+    assert all(one[-1] == following[0] for one, following in itertools.pairwise(shown))
 
 
 def _numbers(sentence: str) -> list[str]:
