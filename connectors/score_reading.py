@@ -15,46 +15,12 @@ from connectors.store import AWAY, SCORE_COLUMNS
 from schemas.errors import UnavailableError
 from schemas.features import Features
 from schemas.messages import Band
+from schemas.stored_score import StoredScore
 
 Connection: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
 
 _UUIDS = ("record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "superseded_by", "topic_id")
 _COLUMNS = ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredScore:
-    """A score as PostgreSQL holds it: a `RiskScore` without the hospital's own references.
-
-    superseded_by, superseded_at: the record that replaced it, and when; None: it is the newest.
-    """
-
-    record_id: str
-    institution: str
-    patient_pseudonym: str
-    encounter_pseudonym: str
-    encounter_version: str
-    status: str
-    inpatient: bool
-    as_of: datetime
-    received_at: datetime
-    scored_at: datetime
-    probability: float | None
-    band: str | None
-    baseline: float | None
-    contributions: dict[str, float]
-    features: Features | None
-    feature_set: int
-    model_name: str
-    model_version: str
-    model_digest: str
-    supersedes: str | None
-    reason: str | None
-    topic_id: str
-    source_partition: int
-    source_offset: int
-    superseded_by: str | None
-    superseded_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,3 +36,8 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
 def media_type(request: Request) -> str:
     """Return the body's media type without parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def wants_fhir(request: Request) -> bool:
+    """Tell whether the caller asks for FHIR rather than plain JSON."""
+    return "application/fhir+json" in request.headers.get("accept", "").lower()

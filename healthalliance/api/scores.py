@@ -11,11 +11,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
-from connectors.score_reading import After, StoredScore, find_score, sealed_histories, standing_scores
+from connectors.score_reading import After, find_score, sealed_histories, standing_scores
+from healthalliance.api.bodies import wants_fhir
 from healthalliance.api.callers import Caller, require_own
+from healthalliance.api.fhir_events import MEDIA_TYPE
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
@@ -23,6 +25,8 @@ from schemas.explanation import cause, headline, steps
 from schemas.feature_words import Language
 from schemas.history import decode_history
 from schemas.messages import Band, ScoreStatus
+from schemas.risk_assessment import risk_assessment, searchset
+from schemas.stored_score import StoredScore
 from streams.decision import Sender
 
 router = APIRouter(prefix="/api/v1", tags=["scores"])
@@ -95,18 +99,24 @@ class RiskPage(BaseModel):
     next: str | None
 
 
+_FHIR: dict[str, Any] = {
+    MEDIA_TYPE: {"schema": {"type": "object", "description": "a FHIR R4 RiskAssessment, or a Bundle"}}
+}
+
 _References = Mapping[str, tuple[str, str]]  # encounter pseudonym → patient and encounter as the hospital names them
 
 
 @router.get(
     "/scores/{record_id}",
     summary="One score",
-    responses={200: {"model": ScoreOut}, **describes(401, 404, 422, 429, 503)},
+    responses={200: {"model": ScoreOut, "content": _FHIR}, **describes(401, 404, 422, 429, 503)},
 )
-async def get_score(record_id: UUID, service: Shared, sender: Caller) -> Response:
-    """Return a score of the caller's institution."""
+async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
+    """Return a score of the caller's institution, by `Accept: application/fhir+json` as a RiskAssessment."""
     score = await own_score(service, sender, record_id)
     references = await references_of(service, sender, [score])
+    if wants_fhir(request):
+        return _rendered(_assessment(score, references), MEDIA_TYPE)
     return _rendered(score_document(score, references))
 
 
@@ -142,9 +152,10 @@ async def get_explanation(
 @router.get(
     "/risk",
     summary="Scores that stand",
-    responses={200: {"model": RiskPage}, **describes(401, 403, 422, 429, 503)},
+    responses={200: {"model": RiskPage, "content": _FHIR}, **describes(401, 403, 422, 429, 503)},
 )
 async def get_risk(
+    request: Request,
     service: Shared,
     sender: Caller,
     institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
@@ -154,7 +165,7 @@ async def get_risk(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
 ) -> Response:
-    """Return a page of standing scores in the order of their scoring."""
+    """Return a page of standing scores in the order of their scoring, as JSON or as a Bundle of RiskAssessments."""
     if institution is not None:
         require_own(institution, sender)
     found = await standing_scores(
@@ -169,6 +180,9 @@ async def get_risk(
     page, more = found[:limit], len(found) > limit
     references = await references_of(service, sender, page)
     following = _cursor(page[-1]) if more else None
+    if wants_fhir(request):
+        url = str(request.url.include_query_params(after=following)) if following else None
+        return _rendered(searchset([_assessment(one, references) for one in page], url), MEDIA_TYPE)
     return _rendered({"items": [score_document(one, references) for one in page], "next": following})
 
 
@@ -202,8 +216,12 @@ def score_document(score: StoredScore, references: _References) -> dict[str, Any
     return values | {"patient": patient, "encounter": encounter, "model": model}
 
 
-def _rendered(document: object) -> Response:
-    return Response(orjson.dumps(document), media_type="application/json")
+def _assessment(score: StoredScore, references: _References) -> dict[str, Any]:
+    return risk_assessment(score, *references.get(score.encounter_pseudonym, (None, None)))
+
+
+def _rendered(document: object, media_type: str = "application/json") -> Response:
+    return Response(orjson.dumps(document), media_type=media_type, headers={"Vary": "Accept"})
 
 
 def _cursor(score: StoredScore) -> str:

@@ -13,6 +13,8 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from fhir.resources.R4B.bundle import Bundle
+from fhir.resources.R4B.riskassessment import RiskAssessment
 from prometheus_client.parser import text_string_to_metric_families
 
 from healthalliance.progress import fetch, wait_until_applied
@@ -253,6 +255,21 @@ def test_a_score_names_the_hospitals_own_references_and_what_replaced_it(trained
     assert found["encounter_pseudonym"] == keys_of(trained.settings, OWN).encounter_pseudonym("api-twice")
 
 
+def test_scores_are_risk_assessments_where_fhir_is_asked_for(trained: Trained, own: httpx2.Client) -> None:
+    first = scored(trained, own, encounter("api-fhir", patient="api-9"))
+    second = scored(trained, own, encounter("api-fhir", patient="api-9", version=2, end="2024-03-09T10:00:00Z"))
+    accept = {"Accept": "application/fhir+json"}
+    old, new = (own.get(f"/api/v1/scores/{one['record_id']}", headers=accept).json() for one in (first, second))
+    assert (old["status"], new["status"]) == ("cancelled", "amended")
+    assert RiskAssessment.model_validate(new).status == "amended"
+    assert new["encounter"]["reference"] == "Encounter/api-fhir"
+    assert new["prediction"][0]["probabilityDecimal"] == second["probability"]
+    page = own.get("/api/v1/risk", params={"limit": 1}, headers=accept).json()
+    following = own.get(page["link"][0]["url"], headers=accept).json()
+    assert Bundle.model_validate(page).type == "searchset"
+    assert page["entry"][0]["resource"]["id"] != following["entry"][0]["resource"]["id"]
+
+
 def test_a_score_is_explained_in_words_that_lead_to_its_probability(trained: Trained, own: httpx2.Client) -> None:
     row = scored(trained, own, encounter("api-why", patient="api-8"), patient("api-8"))
     for language, risk in (("en", "The risk of"), ("de", "Das Risiko")):
@@ -281,7 +298,9 @@ def test_pages_of_scores_hold_each_that_stands_once_in_the_order_of_scoring(
     assert own.get("/api/v1/risk", params=asked_again).json()["items"] == expected
 
 
-@pytest.mark.parametrize("path", [f"/api/v1/scores/{uuid4()}", "/api/v1/scores/nonsense", "/api/v1/risk?after=x"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/scores/5f71e0e0-6e38-86ff-aa7a-491f08bbda82", "/api/v1/scores/nonsense", "/api/v1/risk?after=x"]
+)
 def test_nonsense_is_a_typed_problem(own: httpx2.Client, path: str) -> None:
     response = own.get(path)
     assert (response.status_code, problem(response)) in {(404, "unknown-record"), (422, "invalid")}
