@@ -22,6 +22,7 @@ from connectors.settings import Settings
 from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
+from healthalliance.api_process import ApiProcess
 from healthalliance.local_stack import DEFAULT_PORTS, Ports, Say
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
@@ -59,8 +60,9 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
             report = _report(running, live, trained, time.monotonic() - started)
             _show(live, report, out)
             if not once:
-                _say_where(running, out)
-                _stay(workers, out)
+                with ApiProcess(running) as api:
+                    _say_where(running, api, out)
+                    _stay(workers, out)
     if once:
         _say_what_is_left(running, out)
     return report
@@ -183,9 +185,10 @@ def _show(live: _Live, report: Mapping[str, Any], out: Console) -> None:
     out.print(f"All of it took {report['seconds']:.0f} s. Where to look next:")
 
 
-def _say_where(settings: Settings, out: Console) -> None:
+def _say_where(settings: Settings, api: ApiProcess, out: Console) -> None:
     psql = local_stack.psql_command(settings)
     out.print(f"  scores    {psql} -c '{_LOOK}'", soft_wrap=True)
+    out.print(f"  API       {api.url}/docs  (keys: {local_stack.api_keys_file(settings)})", soft_wrap=True)
     out.print(f"  metrics   http://127.0.0.1:{settings.metrics_port}/metrics")
     _say_files(settings, out)
 

@@ -90,6 +90,7 @@ class Worker:
         for institution in institutions():
             metrics.INTAKE_STOPPED.labels(institution).set(institution in self._stopped)
         self._processor = self._new_processor(self._store)
+        await self._look_topic_ids_up()  # records may come before partitions are told of
         if not self._history_only:
             await self._wait_for_champion()
             await self._look_for_challenger()
@@ -155,10 +156,13 @@ class Worker:
     async def _on_assigned(self) -> None:
         """Partitions were handed out: forget what was known of them, look the topics' ids up anew."""
         self._processor.forget_progress()
+        await self._look_topic_ids_up()
+        self._assigned = True
+
+    async def _look_topic_ids_up(self) -> None:
         self._processor.topic_ids = await asyncio.to_thread(
             topic_ids, self._settings.kafka_bootstrap_servers, encounter_topics()
         )
-        self._assigned = True
 
     async def _look_around(self) -> None:
         """Look for a new champion and for intakes that were stopped or resumed."""

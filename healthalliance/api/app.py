@@ -10,12 +10,12 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from connectors.settings import Settings
-from healthalliance.api import encounters, health, institutions, predictions, scores
+from healthalliance.api import cds_hooks, encounters, health, institutions, predictions, scores
 from healthalliance.api.measuring import Measured
 from healthalliance.api.problems import ProblemDocument, handle_problems
 from healthalliance.api.service import open_service
 
-_ROUTERS = (health.router, institutions.router, predictions.router, encounters.router, scores.router)
+_ROUTERS = (health.router, institutions.router, predictions.router, encounters.router, scores.router, cds_hooks.router)
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -129,7 +129,7 @@ async def _from_fhir(request: Request, service: Service, sender: Sender, with_hi
     event = await read_event(request, service, sender, None)
     if issues := issues_of(event.parsed):
         return refusal(issues)
-    histories = await _stored(service, event) if with_history else {}
+    histories = await stored_histories(service, event) if with_history else {}
     started = perf_counter()
     found = featurize_newest(event, histories)
     if found is None:
@@ -140,7 +140,8 @@ async def _from_fhir(request: Request, service: Service, sender: Sender, with_hi
     )
 
 
-async def _stored(service: Service, event: Event) -> dict[PatientKey, PatientHistory]:
+async def stored_histories(service: Service, event: Event) -> dict[PatientKey, PatientHistory]:
+    """Read what is stored of the patients that an event names."""
     institution = event.sender.institution.id
     sealed = await sealed_histories(service.pool, institution, [pseudonym for _, pseudonym in patients_of([event])])
     return {

@@ -18,6 +18,7 @@ from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
 from healthalliance.local_stack.starter import Starter
 from healthalliance.local_stack.state import (
+    API_KEYS_FILE,
     Running,
     State,
     api_keys,
@@ -106,9 +107,9 @@ def apart(settings: Settings, data_dir: Path) -> Settings:
     return settings.model_copy(update={**given, **keys, "data_dir": data_dir})
 
 
-def own_api_keys(settings: Settings) -> dict[str, str]:
-    """Return the keys of the HTTP API that the stack made, by institution; empty where others are given."""
-    return {} if settings.institution_api_key else api_keys(_data_dir(settings))
+def api_keys_file(settings: Settings) -> Path:
+    """Return where the keys of the HTTP API are that the stack made."""
+    return _data_dir(settings) / API_KEYS_FILE
 
 
 def psql_command(settings: Settings) -> str:

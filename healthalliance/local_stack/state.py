@@ -19,7 +19,7 @@ from schemas.institutions import institutions
 _STATE_FILE = "stack.json"
 _PSEUDONYM_KEY_FILE = "pseudonym.key"
 _DATABASE_PASSWORD_FILE = "postgres.password"
-_API_KEYS_FILE = "api-keys.json"
+API_KEYS_FILE = "api-keys.json"
 _LOCK_FILE = "lock"
 
 
@@ -98,7 +98,7 @@ def ensure_pseudonym_key(data_dir: Path) -> None:
 def api_keys(data_dir: Path) -> dict[str, str]:
     """Read the keys of the HTTP API that `up` made, by institution; empty when there are none."""
     try:
-        return {str(id_): str(key) for id_, key in json.loads((data_dir / _API_KEYS_FILE).read_text()).items()}
+        return {str(id_): str(key) for id_, key in json.loads((data_dir / API_KEYS_FILE).read_text()).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
@@ -108,7 +108,7 @@ def ensure_api_keys(data_dir: Path) -> None:
     held = api_keys(data_dir)
     if held.keys() != institutions().keys():
         keys = {id_: held.get(id_) or new_key(id_) for id_ in institutions()}
-        _write_private(data_dir / _API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
+        _write_private(data_dir / API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
 
 
 def _make_secret(path: Path) -> None:
