@@ -22,6 +22,7 @@ from rich.table import Table
 from connectors.settings import Settings, load_settings
 from healthalliance.api_cli import make_api_key, serve_api
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
+from healthalliance.explain_cli import explain
 from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
@@ -41,6 +42,7 @@ app = typer.Typer(
     help="Readmission risk from FHIR R4 encounter events. Institutions: " + ", ".join(institutions()) + ".",
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
+app.command("explain")(explain)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
 app.add_typer(intake_app, name="intake")

@@ -91,6 +91,12 @@ class LeakageError(HealthAllianceError):
     exit_code = 14
 
 
+class UnknownRecordError(HealthAllianceError):
+    """There is no such score."""
+
+    exit_code = 16
+
+
 class SnapshotGoneError(HealthAllianceError):
     """The topics no longer hold what the snapshot was read from."""
 

@@ -79,6 +79,7 @@ ALLOWED = {
     "healthalliance/federating.py _site": "composes a child process's environment",
     "connectors/dvc.py _run": "composes a child process's environment",
     "healthalliance/workers.py _start": "composes a child process's environment",
+    "healthalliance/api_process.py __enter__": "composes a child process's environment",
     "healthalliance/local_stack/java.py find_java": "JAVA_HOME is Java's own convention",
     "healthalliance/local_stack/java.py _cache": "XDG_CACHE_HOME is the desktop's own convention",
     "healthalliance/local_stack/java.py _maven_environment": "composes a child process's environment",

@@ -1,0 +1,63 @@
+"""`healthalliance explain`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from healthalliance.console import Json, connected, out, print_json
+
+if TYPE_CHECKING:
+    from healthalliance.explaining import Explained
+
+
+def explain(
+    record_id: Annotated[str, typer.Argument(help="Of a stored score.")],
+    language: Annotated[Literal["en", "de"], typer.Option(help="Of the sentences.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Compute a stored score again, and show where it came from, how long it took and why it is what it is."""
+    from healthalliance.explaining import explain_score
+
+    found = explain_score(connected("kafka", "postgres", "mlflow"), record_id, language)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show(found)
+
+
+def _show(found: Explained) -> None:
+    score = found.score
+    out.print(found.headline, highlight=False)
+    for step in found.steps:
+        out.print(f"  {step.sentence}", highlight=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in {
+        "computed again": _verdict(found),
+        "model": f"{score.model_name} version {score.model_version}, {score.model_digest[:16]}…",
+        "event": f"{score.institution}, topic id {score.topic_id}, {score.source_partition}/{score.source_offset}",
+        "received": score.received_at.isoformat(),
+        "scored": _after(score.scored_at, score.received_at),
+        "committed": _after(found.committed_at, score.received_at),
+        "published": _after(found.published_at, score.received_at),
+        "replaces": f"{score.supersedes}: {found.because}" if score.supersedes else "nothing",
+        "replaced by": score.superseded_by or "nothing: it stands",
+        "outcome": found.outcome or "not known",
+    }.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _verdict(found: Explained) -> str:
+    again = found.recomputed
+    if again.is_equal is None:
+        return f"could not be: {again.trouble}"
+    return "equal, bit by bit" if again.is_equal else f"DIFFERS: {again.probability!r} today"
+
+
+def _after(at: datetime | None, start: datetime) -> str:
+    return "not known" if at is None else f"{1000 * (at - start).total_seconds():.0f} ms after"
