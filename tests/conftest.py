@@ -6,14 +6,16 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-_SHARE_A_STACK = "tests/integration"
+# Integration tests share a stack; faults are timed, and two stacks under faults at once would disturb each other.
+_TOGETHER = ("tests/integration", "tests/faults")
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is half typed
-    """Keep the tests of a file in one process, and those of a folder whose tests share a stack."""
+    """Keep the tests of a file in one process, and those of some folders as a whole."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _SHARE_A_STACK if nodeid.startswith(_SHARE_A_STACK) else nodeid.partition("::")[0]
+        folder = next((one for one in _TOGETHER if nodeid.startswith(one)), None)
+        return folder or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import asyncpg
 from fastapi import Depends, Request
 
+from connectors.intake_requests import forget_old
 from connectors.kafka import AwaitedPublisher
 from connectors.score_reading import open_pool
 from connectors.settings import Settings
+from connectors.store import AWAY
 from healthalliance.api.keys import KeyRing
 from healthalliance.api.problems import unavailable
 from healthalliance.api.rates import Rates
@@ -26,6 +29,7 @@ from schemas.pseudonyms import institution_keys
 from streams.decision import Sender
 from streams.models import ModelWatch
 
+_FORGET_EVERY_S = 3600.0
 _REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
 
 
@@ -68,11 +72,15 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         requests=Rates(settings.api_requests_per_s, settings.api_requests_per_s),
         refused_keys=Rates(_REFUSED_KEYS_PER_S, 20.0),
     )
-    watching = asyncio.create_task(_keep_up(service.champion, settings.model_poll_s))
+    beside = [
+        asyncio.create_task(_keep_up(service.champion, settings.model_poll_s)),
+        asyncio.create_task(_forget_old_requests(service.pool)),
+    ]
     try:
         yield service
     finally:
-        watching.cancel()
+        for task in beside:
+            task.cancel()
         await asyncio.to_thread(service.publisher.close)
         await service.pool.close()
 
@@ -87,6 +95,13 @@ async def _keep_up(champion: ModelWatch, every_s: float) -> None:
         except HealthAllianceError:
             pass  # none yet, or the registry is away; /health tells
         await asyncio.sleep(every_s)
+
+
+async def _forget_old_requests(pool: asyncpg.Pool[Any]) -> None:
+    while True:
+        with suppress(*AWAY):
+            await forget_old(pool, datetime.now(UTC))
+        await asyncio.sleep(_FORGET_EVERY_S)
 
 
 def the_service(request: Request) -> Service:

@@ -21,7 +21,7 @@ from healthalliance.progress import fetch, wait_until_applied
 from schemas.features import FEATURE_NAMES
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.reading import ends_of, keys_of, latest_risk, read_since
-from tests.integration.running import Trained
+from tests.integration.running import Trained, wait_until
 from tests.integration.running_api import Api, running_api
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient, to_bytes
 
@@ -196,6 +196,15 @@ def test_an_idempotency_key_publishes_once_however_often_and_at_once_it_is_asked
     assert {one.text for one in answers if one.status_code == 202} == {again.text}
     other = post_event(own, encounter("api-other", patient="api-6"), **{"Idempotency-Key": key})
     assert (other.status_code, problem(other)) == (422, "idempotency-key")
+
+
+def test_an_idempotency_key_is_forgotten_after_a_day(trained: Trained, own: httpx2.Client) -> None:
+    headers = {"Idempotency-Key": str(uuid4())}
+    assert post_event(own, encounter("api-old", patient="api-6"), **headers).status_code == 202
+    set_back = "UPDATE intake_requests SET requested_at = requested_at - interval '25 hours' RETURNING institution"
+    assert fetch(trained.settings, set_back)
+    with running_api(trained.settings):  # as each process does when it starts, and every hour
+        wait_until("they are forgotten", lambda: not fetch(trained.settings, "SELECT FROM intake_requests"))
 
 
 @pytest.mark.parametrize(
