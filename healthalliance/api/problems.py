@@ -91,6 +91,8 @@ def handle_problems(app: FastAPI) -> None:
 
 def _places(error: RequestValidationError) -> str:
     # Names in the body may be made up by the sender; only our own are repeated.
-    places = {".".join(str(part) for part in one["loc"] if one["type"] != "extra_forbidden") for one in error.errors()}
-    kinds = sorted({f"{place}: {one['type']}" for place, one in zip(sorted(places), error.errors(), strict=False)})
-    return "Not as described in /docs: " + "; ".join(kinds[:10]) + "."
+    kinds = {
+        f"{'.'.join(str(part) for part in one['loc'] if one['type'] != 'extra_forbidden')}: {one['type']}"
+        for one in error.errors()
+    }
+    return "Not as described in /docs: " + "; ".join(sorted(kinds)[:10]) + "."
