@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -176,30 +176,16 @@ class TopicActivity(NamedTuple):
     newest_at: datetime | None
 
 
-def topic_activity(bootstrap_servers: str, topics: Sequence[str], since: datetime) -> dict[str, TopicActivity]:
-    """Tell how many messages each topic received from `since` on; raise UnavailableError without an answer. Blocks."""
+def topic_activity(bootstrap_servers: str, topic: str, since: datetime) -> TopicActivity:
+    """Tell how many messages a topic received from `since` on; raise UnavailableError without an answer. Blocks."""
     admin = _admin(bootstrap_servers)
-    present = _topics(admin)
-    known = [name for name in topics if name in present]
-    partitions = [TopicPartition(name, number) for name in known for number in present[name].partitions]
-    asked: dict[str, dict[TopicPartition, Any]] = {
-        what: admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
-        for what, spec in (
-            ("end", LatestSpec()),  # type: ignore[no-untyped-call]
-            ("newest", MaxTimestampSpec()),  # type: ignore[no-untyped-call]
-            ("since", OffsetSpec.for_timestamp(int(since.timestamp() * 1000))),
-        )
-    }
-    found = {what: {one: _await(future, "list offsets") for one, future in asked[what].items()} for what in asked}
-    return {name: _activity([one for one in partitions if one.topic == name], found) for name in topics}
-
-
-def _activity(partitions: Sequence[TopicPartition], found: Mapping[str, Mapping[TopicPartition, Any]]) -> TopicActivity:
-    messages = sum(
-        found["end"][one].offset - found["since"][one].offset for one in partitions if found["since"][one].offset >= 0
-    )
-    newest = max((found["newest"][one].timestamp for one in partitions), default=-1)
-    return TopicActivity(messages, datetime.fromtimestamp(newest / 1000, UTC) if newest > 0 else None)
+    partitions = _partitions(admin, [topic])
+    ends = _offsets(admin, partitions, LatestSpec())  # type: ignore[no-untyped-call]
+    newest = _offsets(admin, partitions, MaxTimestampSpec())  # type: ignore[no-untyped-call]
+    starts = _offsets(admin, partitions, OffsetSpec.for_timestamp(int(since.timestamp() * 1000)))
+    messages = sum(ends[one].offset - start.offset for one, start in starts.items() if start.offset >= 0)
+    newest_ms = max((one.timestamp for one in newest.values()), default=-1)
+    return TopicActivity(messages, datetime.fromtimestamp(newest_ms / 1000, UTC) if newest_ms > 0 else None)
 
 
 def ensure_topics(settings: Settings) -> list[str]:
@@ -239,15 +225,23 @@ def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
 def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
     """Return the offset that each partition's next message will get."""
     admin = _admin(bootstrap_servers)
-    partitions = [
+    found = _offsets(admin, _partitions(admin, topics), LatestSpec())  # type: ignore[no-untyped-call]
+    return {(one.topic, one.partition): at.offset for one, at in found.items()}
+
+
+def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:
+    wanted = set(topics)
+    return [
         TopicPartition(name, number)
         for name, topic in _topics(admin).items()
-        if name in set(topics)
+        if name in wanted
         for number in topic.partitions
     ]
-    latest = LatestSpec()  # type: ignore[no-untyped-call]
-    futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=_TIMEOUT_S)
-    return {(one.topic, one.partition): _await(future, "list offsets").offset for one, future in futures.items()}
+
+
+def _offsets(admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
+    futures = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
+    return {one: _await(future, "list offsets") for one, future in futures.items()}
 
 
 def encounter_topics() -> list[str]:

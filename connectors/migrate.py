@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from schemas.errors import UnavailableError
+from connectors.store import unanswered
 
 _LOCK = 7_205_759_403_792_794  # any number, the same in every process
 _T = TypeVar("_T")
@@ -62,6 +62,6 @@ async def _with_connection(database_url: str, act: Callable[[Connection], _T], s
         async with engine.begin() as connection:
             return await connection.run_sync(act)
     except (OSError, InterfaceError, OperationalError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
     finally:
         await engine.dispose()

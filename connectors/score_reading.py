@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,15 +10,13 @@ from uuid import UUID
 
 import asyncpg
 
-from connectors.store import AWAY, SCORE_COLUMNS
-from schemas.errors import UnavailableError
+from connectors.store import AWAY, SCORE_COLUMNS, score_values, unanswered
 from schemas.features import Features
 from schemas.messages import Band
 from schemas.stored_score import StoredScore
 
 Connection: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
 
-_UUIDS = ("record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "superseded_by", "topic_id")
 _COLUMNS = ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
 
 
@@ -39,7 +36,7 @@ async def open_pool(database_url: str, *, connections: int = 8) -> asyncpg.Pool[
             database_url, min_size=1, max_size=connections, timeout=5, command_timeout=10, server_settings=session
         )
     except (*AWAY, asyncpg.PostgresError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
 
 
 async def find_score(connection: Connection, record_id: str, institution: str | None = None) -> StoredScore | None:
@@ -62,18 +59,6 @@ async def standing_score(connection: Connection, institution: str, encounter_pse
         encounter_pseudonym,
     )
     return _stored(row) if row else None
-
-
-async def score_versions(connection: Connection, institution: str, encounter_pseudonym: str) -> list[StoredScore]:
-    """Return all versions of an encounter's score, oldest first."""
-    rows = await connection.fetch(
-        f"""SELECT {_COLUMNS} FROM risk_scores AS score
-            WHERE institution = $1 AND encounter_pseudonym = $2
-            ORDER BY superseded_by IS NULL, scored_at, source_offset""",
-        institution,
-        encounter_pseudonym,
-    )
-    return [_stored(row) for row in rows]
 
 
 async def standing_scores(
@@ -132,9 +117,10 @@ async def rejected_since(connection: Connection, institution: str, since: dateti
 
 
 def _stored(row: Mapping[str, Any]) -> StoredScore:
-    values = dict(row)
-    for name in _UUIDS:
-        values[name] = None if values[name] is None else str(values[name])
-    values["contributions"] = json.loads(values["contributions"])
-    values["features"] = Features(**json.loads(values["features"])) if values["features"] else None
-    return StoredScore(**values)
+    values = score_values(row)
+    if values["features"] is not None:
+        values["features"] = Features(**values["features"])
+    successor = row["superseded_by"]
+    return StoredScore(
+        **values, superseded_by=None if successor is None else str(successor), superseded_at=row["superseded_at"]
+    )

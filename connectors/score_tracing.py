@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
-from connectors.kafka import end_offsets
+from connectors.ranges import log_record, offset_ranges, partitions_of, range_consumer, read_ranges
 from connectors.settings import Settings
 from schemas.stored_score import StoredScore
 from schemas.topics import TopicFamily, topic_name
@@ -43,46 +42,21 @@ async def outcome_of(connection: asyncpg.Connection[Any], score: StoredScore) ->
 
 
 def published_at(settings: Settings, score: StoredScore) -> datetime | None:
-    """Return the time of the score's first message on `risk.<institution>`, None where it is not found. Blocks.
+    """Return the time of the score's first message on `risk.<institution>`, None where it is not found soon. Blocks.
 
     Raises UnavailableError where Kafka does not answer.
     """
     topic = topic_name(TopicFamily.RISK, score.institution)
-    ends = end_offsets(settings.kafka_bootstrap_servers, [topic])
     since = int((score.scored_at - _EARLIER).timestamp() * 1000)
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka_bootstrap_servers,
-            "group.id": f"explain-{uuid.uuid4()}",
-            "enable.auto.commit": False,
-            "log_level": 0,
-        }
-    )
-    try:
-        starts = consumer.offsets_for_times([TopicPartition(*one, since) for one in ends], timeout=_LOOK_S)
-        return _find(consumer, [one for one in starts if one.offset >= 0], ends, score.record_id.encode())
-    except KafkaException:
-        return None
-    finally:
-        consumer.close()
-
-
-def _find(
-    consumer: Consumer, starts: list[TopicPartition], ends: dict[tuple[str, int], int], record_id: bytes
-) -> datetime | None:
-    left = {
-        one.partition: ends[one.topic, one.partition] for one in starts if one.offset < ends[one.topic, one.partition]
-    }
-    consumer.assign([one for one in starts if one.partition in left])
     deadline = time.monotonic() + _LOOK_S
-    while left and time.monotonic() < deadline:
-        for message in consumer.consume(500, timeout=0.5):
-            partition, offset, value = message.partition(), message.offset(), message.value()
-            if message.error() is not None or partition is None or offset is None:
-                continue
-            if value is not None and value[_ID_AT] == record_id:
-                kind, at = message.timestamp()
-                return None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(at / 1000, UTC)
-            if offset + 1 >= left.get(partition, 0):
-                left.pop(partition, None)
+    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+        ends = offset_ranges(consumer, partitions_of(consumer, [topic]))
+        starts = consumer.offsets_for_times([TopicPartition(*one, since) for one in ends], timeout=_LOOK_S)
+        ranges = {(one.topic, one.partition): (one.offset, ends[one.topic, one.partition][1]) for one in starts}
+        asked = {one: range_ for one, range_ in ranges.items() if range_[0] >= 0}
+        for record in map(log_record, read_ranges(consumer, asked)):
+            if record.value is not None and record.value[_ID_AT] == score.record_id.encode():
+                return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+            if time.monotonic() > deadline:
+                break
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from connectors.store import unanswered
 from schemas.errors import ConfigurationError, UnavailableError
 from schemas.rejection import Reason
 
@@ -77,7 +78,7 @@ async def side_schema(database_url: str, name: str) -> AsyncIterator[SideSchema]
         connection = await asyncpg.connect(database_url, timeout=10)
         yield SideSchema(connection, name)
     except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
     except asyncpg.UndefinedTableError as error:
         raise UnavailableError("The database lacks its tables; `healthalliance up` or a worker makes them.") from error
     except asyncpg.InsufficientPrivilegeError as error:

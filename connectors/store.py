@@ -32,6 +32,13 @@ AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
+
+
+def unanswered(error: Exception) -> UnavailableError:
+    """Say that the database is away; the error's kind alone, since its text may hold an address."""
+    return UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).")
+
+
 # What a retry may find good again.
 TRANSIENT = (
     *AWAY,
@@ -182,7 +189,7 @@ class Batch:
             last,
             None if patients is None else list(patients),
         )
-        return [_score_values(row) for row in rows]
+        return [score_values(row) for row in rows]
 
     async def load_rejected(self, partition: Partition, first: int, last: int) -> dict[int, list[dict[str, str]]]:
         """Return the issues of the rejected events first..last (inclusive) of a partition, by offset."""
@@ -486,7 +493,7 @@ async def connect(database_url: str, schema: str | None = None) -> Store:
             )
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
 
 
 def _score_row(score: RiskScore) -> tuple[object, ...]:
@@ -501,7 +508,8 @@ def _score_row(score: RiskScore) -> tuple[object, ...]:
     )
 
 
-def _score_values(row: Mapping[str, Any]) -> dict[str, Any]:
+def score_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the columns of a row of `risk_scores` as a `RiskScore` holds them; `features` as a mapping."""
     values: dict[str, Any] = {name: _text(row[name]) if name in _UUID_COLUMNS else row[name] for name in SCORE_COLUMNS}
     values["contributions"] = json.loads(values["contributions"])
     values["features"] = json.loads(values["features"]) if values["features"] else None

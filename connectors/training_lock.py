@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 
 import asyncpg
 
-from connectors.store import AWAY
-from schemas.errors import TrainingUnderWayError, UnavailableError
+from connectors.store import AWAY, unanswered
+from schemas.errors import TrainingUnderWayError
 
 _TIMEOUT_S = 10.0
 _SESSION = {
@@ -53,5 +53,5 @@ async def _locked(database_url: str, model_name: str) -> asyncpg.Connection:
             return connection
         await connection.close(timeout=_TIMEOUT_S)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
     raise TrainingUnderWayError(f"Another training run of {model_name} is going on; try again when it has ended.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from connectors.store import AWAY
+from connectors.store import AWAY, unanswered
 from schemas.errors import ConfigurationError, UnavailableError
 
 
@@ -25,7 +25,7 @@ async def reading(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             yield connection
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
+        raise unanswered(error) from error
     except (asyncpg.UndefinedTableError, asyncpg.InvalidCatalogNameError) as error:
         raise UnavailableError("The database lacks its views; `healthalliance up` or a worker makes them.") from error
     except asyncpg.InsufficientPrivilegeError as error:

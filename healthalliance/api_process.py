@@ -25,6 +25,8 @@ class ApiProcess:
         ports = free_port((settings.api_port,)), free_port((settings.api_metrics_port,))
         self._settings = settings.model_copy(update={"api_port": ports[0], "api_metrics_port": ports[1]})
         self.url = f"http://{settings.api_host}:{ports[0]}"
+        self.metrics_url = f"http://{settings.metrics_host}:{ports[1]}/metrics"
+        self.exit_code: int | None = None  # once it has ended
 
     def __enter__(self) -> ApiProcess:
         log = self._settings.data_dir / "logs" / "api.log"
@@ -42,10 +44,15 @@ class ApiProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.terminate()
         try:
-            self._process.wait(_STOP_S)
+            self.exit_code = self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self.exit_code = self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + _READY_S

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import asyncpg
-
 from connectors.models.versions import find_version, load_found
 from connectors.score_reading import find_score
 from connectors.score_tracing import committed_at, outcome_of, published_at
 from connectors.settings import Settings
-from connectors.store import AWAY
+from connectors.view_reading import reading
 from healthalliance.api.predicting import predict
-from schemas.errors import HealthAllianceError, UnavailableError, UnknownRecordError
-from schemas.explanation import Step, cause, headline, steps
+from schemas.errors import HealthAllianceError, UnknownRecordError
+from schemas.explanation import Step, cause, headline
 from schemas.feature_words import Language
 from schemas.stored_score import StoredScore
 
@@ -51,12 +49,11 @@ def explain_score(settings: Settings, record_id: str, language: Language) -> Exp
     except ValueError:
         raise UnknownRecordError(f"{record_id} is no record_id.") from None
     score, committed, outcome = asyncio.run(_read(settings, id_))
-    features = vars(score.features) if score.features else {}
     return Explained(
         score=score,
         recomputed=recompute(settings, score),
         headline=headline(score.probability, score.band, language),
-        steps=steps(features, score.contributions, score.baseline, score.probability, language),
+        steps=score.steps(language),
         because=cause(score.reason, language) if score.reason else None,
         committed_at=committed,
         published_at=published_at(settings, score),
@@ -65,17 +62,11 @@ def explain_score(settings: Settings, record_id: str, language: Language) -> Exp
 
 
 async def _read(settings: Settings, record_id: str) -> tuple[StoredScore, datetime | None, str | None]:
-    try:
-        connection = await asyncpg.connect(settings.database_url, timeout=10)
-    except AWAY as error:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(error).__name__}).") from error
-    try:
+    async with reading(settings.database_url) as connection:
         score = await find_score(connection, record_id)
         if score is None:
             raise UnknownRecordError(f"There is no score {record_id}.")
         return score, await committed_at(connection, score), await outcome_of(connection, score)
-    finally:
-        await connection.close()
 
 
 def recompute(settings: Settings, score: StoredScore) -> Recomputed:

@@ -11,7 +11,7 @@ import asyncpg
 
 from connectors.kafka import encounter_topics, end_offsets, topic_ids
 from connectors.settings import Settings
-from connectors.store import AWAY
+from connectors.store import AWAY, unanswered
 from schemas.errors import UnavailableError
 
 OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
@@ -81,7 +81,7 @@ def fetch(settings: Settings, query: str, *arguments: object) -> list[asyncpg.Re
     try:
         return asyncio.run(run())
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError) as e:
-        raise UnavailableError(f"PostgreSQL at DATABASE_URL does not answer ({type(e).__name__}).") from e
+        raise unanswered(e) from e
     except (asyncpg.UndefinedTableError, asyncpg.InvalidCatalogNameError) as e:
         raise UnavailableError("The database lacks its tables; `healthalliance up` or a worker makes them.") from e
 

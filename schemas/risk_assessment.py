@@ -5,11 +5,9 @@ Source: https://hl7.org/fhir/R4/riskassessment.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from schemas.explanation import steps
 from schemas.messages import Band, ScoreStatus
 from schemas.stored_score import StoredScore
 
@@ -68,8 +66,7 @@ def searchset(assessments: list[dict[str, Any]], next_url: str | None) -> dict[s
 
 
 def _prediction(score: StoredScore, probability: float) -> dict[str, Any]:
-    features: Mapping[str, float | None] = vars(score.features) if score.features else {}
-    reasons = " ".join(one.sentence for one in steps(features, score.contributions, score.baseline, probability))
+    reasons = " ".join(one.sentence for one in score.steps())
     level = _QUALITATIVE[Band(score.band)] if score.band else None
     return {
         "outcome": {"coding": [_READMISSION], "text": "Another inpatient stay at the same institution"},

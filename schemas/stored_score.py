@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from schemas.explanation import Step, steps
+from schemas.feature_words import Language
 from schemas.features import Features
 
 
@@ -41,3 +43,8 @@ class StoredScore:
     source_offset: int
     superseded_by: str | None
     superseded_at: datetime | None
+
+    def steps(self, language: Language = "en") -> tuple[Step, ...]:
+        """Say in words how its features lead from the baseline to the probability; nothing for a retracted score."""
+        features = vars(self.features) if self.features else {}
+        return steps(features, self.contributions, self.baseline, self.probability, language)

@@ -15,14 +15,13 @@ from connectors.cds_cards import ServedCard, keep_card, note_outcome
 from connectors.score_reading import standing_score
 from healthalliance.api.bodies import read_body
 from healthalliance.api.callers import Caller
-from healthalliance.api.predicting import featurize_newest, predict
-from healthalliance.api.predictions import stored_histories
+from healthalliance.api.fhir_events import event_of, histories_of
+from healthalliance.api.predicting import Prediction, featurize_newest, predict
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
 from schemas.cds_card import OVERRIDE_REASONS, cds_card
-from schemas.intake.event import RawEvent, parse_event
 from schemas.messages import Band
-from streams.decision import Event, Sender
+from streams.decision import Sender
 
 router = APIRouter(prefix="/cds-services", tags=["CDS Hooks"])
 
@@ -90,17 +89,13 @@ class Feedback(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Score:
-    encounter_pseudonym: str
+class _Found:
+    """What a card shows, of whom; `record_id`: where it is stored, None where it was scored for the card alone."""
+
     patient_pseudonym: str
+    encounter_pseudonym: str
     record_id: str | None
-    probability: float
-    band: Band
-    baseline: float
-    contributions: dict[str, float]
-    features: dict[str, float | None]
-    model_name: str
-    model_version: str
+    shown: Prediction
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -138,19 +133,21 @@ async def discover() -> dict[str, list[dict[str, Any]]]:
 async def call(request: Request, service: Shared, sender: Caller) -> dict[str, list[dict[str, Any]]]:
     """Return the card of the encounter's standing score, else of what `prefetch` tells, else none."""
     asked = await _read(request, service, HookRequest)
-    score = await _standing(service, sender, asked.context) or await _from_prefetch(service, sender, asked)
-    if score is None:
+    found = await _standing(service, sender, asked.context) or await _from_prefetch(service, sender, asked)
+    if found is None:
         return {"cards": []}
-    card_id, version = str(uuid4()), score.model_version
+    card_id, shown = str(uuid4()), found.shown
     await keep_card(
         service.pool,
         ServedCard(
-            card_id, sender.institution.id, score.patient_pseudonym, score.encounter_pseudonym, score.record_id,
-            str(score.band), version, datetime.now(UTC),
+            card_id, sender.institution.id, found.patient_pseudonym, found.encounter_pseudonym, found.record_id,
+            str(shown.band), shown.model_version, datetime.now(UTC),
         ),
     )  # fmt: skip
-    model = f"{score.model_name} version {version}"
-    card = cds_card(card_id, score.probability, score.band, score.baseline, score.contributions, score.features, model)
+    card = cds_card(
+        card_id, shown.probability, shown.band, shown.baseline, shown.contributions, vars(shown.features),
+        f"{shown.model_name} version {shown.model_version}",
+    )  # fmt: skip
     return {"cards": [card]}
 
 
@@ -190,48 +187,43 @@ async def _read(request: Request, service: Service, model: type[_M]) -> _M:
         raise ProblemError(422, "invalid", f"Not as described: {', '.join(known) or 'the body'}.") from None
 
 
-async def _standing(service: Service, sender: Sender, context: Context) -> _Score | None:
-    found = await standing_score(
-        service.pool, sender.institution.id, sender.keys.encounter_pseudonym(context.encounterId)
-    )
-    own = found is not None and found.patient_pseudonym == sender.keys.patient_pseudonym(context.patientId)
-    if found is None or not own or found.probability is None or found.baseline is None or found.band is None:
+async def _standing(service: Service, sender: Sender, context: Context) -> _Found | None:
+    keys = sender.keys
+    score = await standing_score(service.pool, sender.institution.id, keys.encounter_pseudonym(context.encounterId))
+    if score is None or score.patient_pseudonym != keys.patient_pseudonym(context.patientId):
         return None
-    return _Score(
-        found.encounter_pseudonym, found.patient_pseudonym, found.record_id, found.probability, Band(found.band),
-        found.baseline, found.contributions, vars(found.features) if found.features else {}, found.model_name,
-        found.model_version,
+    if score.probability is None or score.baseline is None or score.band is None or score.features is None:
+        return None
+    shown = Prediction(
+        probability=score.probability, band=Band(score.band), baseline=score.baseline,
+        contributions=score.contributions, features=score.features, model_name=score.model_name,
+        model_version=score.model_version, model_digest=score.model_digest,
     )  # fmt: skip
+    return _Found(score.patient_pseudonym, score.encounter_pseudonym, score.record_id, shown)
 
 
-async def _from_prefetch(service: Service, sender: Sender, asked: HookRequest) -> _Score | None:
+async def _from_prefetch(service: Service, sender: Sender, asked: HookRequest) -> _Found | None:
     """Fold what the caller knows into what is stored of the patient, and score the encounter it asks for."""
-    event = _event(service, sender, asked.prefetch)
-    if event is None:
-        return None
-    found = featurize_newest(event, await stored_histories(service, event))
-    if found is None or found.encounter_id != asked.context.encounterId:
-        return None
-    score = predict(found.message.features, service.model())
-    return _Score(
-        found.encounter_pseudonym, found.patient_pseudonym, None, score.probability, score.band, score.baseline,
-        score.contributions, vars(score.features), score.model_name, score.model_version,
-    )  # fmt: skip
-
-
-def _event(service: Service, sender: Sender, prefetch: dict[str, dict[str, Any] | None]) -> Event | None:
-    resources: list[Any] = []
-    for one in prefetch.values():
-        if one is None:
-            continue
-        entries = one.get("entry")
-        if one.get("resourceType") == "Bundle" and isinstance(entries, list):
-            resources += [entry.get("resource") for entry in entries if isinstance(entry, dict)]
-        else:
-            resources.append(one)
+    resources = _resources(asked.prefetch)
     if not resources:
         return None
-    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": one} for one in resources if one]}
-    raw = RawEvent("", 0, 0, None, orjson.dumps(bundle), datetime.now(UTC))
-    parsed = parse_event(raw, sender.institution, service.limits, service.validate)
-    return None if parsed.issues else Event(raw, parsed, sender, "")
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": one} for one in resources]}
+    event = await event_of(orjson.dumps(bundle), service, sender)
+    if event.parsed.issues:
+        return None
+    found = featurize_newest(event, await histories_of(service, event))
+    if found is None or found.encounter_id != asked.context.encounterId:
+        return None
+    shown = predict(found.message.features, service.model())
+    return _Found(found.patient_pseudonym, found.encounter_pseudonym, None, shown)
+
+
+def _resources(prefetch: dict[str, dict[str, Any] | None]) -> list[Any]:
+    found: list[Any] = []
+    for one in filter(None, prefetch.values()):
+        entries = one.get("entry")
+        if one.get("resourceType") == "Bundle" and isinstance(entries, list):
+            found += [entry.get("resource") for entry in entries if isinstance(entry, dict)]
+        else:
+            found.append(one)
+    return [one for one in found if one]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from connectors.kafka import TopicActivity, topic_activity
+from connectors.kafka import topic_activity
 from connectors.score_reading import rejected_since
 from healthalliance.api.callers import Caller
 from healthalliance.api.problems import describes
@@ -52,9 +51,8 @@ async def _activity(service: Service, institution: Institution) -> Activity:
     topics = {str(family): topic_name(family, institution.id) for family in TopicFamily}
     midnight = datetime.now(institution.time_zone).replace(hour=0, minute=0, second=0, microsecond=0)
     encounters = topics[str(TopicFamily.ENCOUNTERS)]
-    received = await asyncio.to_thread(_received, service, encounters, midnight)
+    found = await asyncio.to_thread(topic_activity, service.settings.kafka_bootstrap_servers, encounters, midnight)
     rejected = await rejected_since(service.pool, institution.id, midnight.astimezone(UTC))
-    found = received[encounters]
     return Activity(
         topics=topics,
         last_event_at=found.newest_at,
@@ -62,7 +60,3 @@ async def _activity(service: Service, institution: Institution) -> Activity:
         rejected_today=rejected,
         rejected_share=min(1.0, rejected / found.messages) if found.messages else None,
     )
-
-
-def _received(service: Service, topic: str, since: datetime) -> Mapping[str, TopicActivity]:
-    return topic_activity(service.settings.kafka_bootstrap_servers, [topic], since)

@@ -12,19 +12,17 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from connectors.score_reading import sealed_histories
 from healthalliance.api import metrics
 from healthalliance.api.bodies import media_type, read_body
 from healthalliance.api.callers import Caller
-from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, issues_of, read_event, refusal
+from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, histories_of, issues_of, read_event, refusal
 from healthalliance.api.predicting import Prediction, featurize_newest, predict
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
 from schemas.explanation import steps
 from schemas.features import Features
-from schemas.history import PatientHistory, decode_history
 from schemas.messages import Band
-from streams.decision import Event, PatientKey, Sender, patients_of
+from streams.decision import Sender
 
 router = APIRouter(prefix="/api/v1", tags=["scores"])
 
@@ -129,7 +127,7 @@ async def _from_fhir(request: Request, service: Service, sender: Sender, with_hi
     event = await read_event(request, service, sender, None)
     if issues := issues_of(event.parsed):
         return refusal(issues)
-    histories = await stored_histories(service, event) if with_history else {}
+    histories = await histories_of(service, event) if with_history else {}
     started = perf_counter()
     found = featurize_newest(event, histories)
     if found is None:
@@ -138,16 +136,6 @@ async def _from_fhir(request: Request, service: Service, sender: Sender, with_hi
     return _answer(
         sender, prediction, perf_counter() - started, encounter=f"Encounter/{found.encounter_id}", as_of=found.as_of
     )
-
-
-async def stored_histories(service: Service, event: Event) -> dict[PatientKey, PatientHistory]:
-    """Read what is stored of the patients that an event names."""
-    institution = event.sender.institution.id
-    sealed = await sealed_histories(service.pool, institution, [pseudonym for _, pseudonym in patients_of([event])])
-    return {
-        (institution, pseudonym): decode_history(event.sender.keys.unseal(one, pseudonym))
-        for pseudonym, one in sealed.items()
-    }
 
 
 def _answer(

@@ -14,16 +14,16 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
-from connectors.score_reading import After, find_score, sealed_histories, standing_scores
+from connectors.score_reading import After, find_score, standing_scores
 from healthalliance.api.bodies import wants_fhir
 from healthalliance.api.callers import Caller, require_own
 from healthalliance.api.fhir_events import MEDIA_TYPE
+from healthalliance.api.histories import stored_histories
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
-from schemas.explanation import cause, headline, steps
+from schemas.explanation import cause, headline
 from schemas.feature_words import Language
-from schemas.history import decode_history
 from schemas.messages import Band, ScoreStatus
 from schemas.risk_assessment import risk_assessment, searchset
 from schemas.stored_score import StoredScore
@@ -133,15 +133,12 @@ async def get_explanation(
 ) -> Response:
     """Explain a score of the caller's institution in sentences, the largest effect first."""
     score = await own_score(service, sender, record_id)
-    walk = steps(
-        vars(score.features) if score.features else {}, score.contributions, score.baseline, score.probability, language
-    )
     document = {
         "record_id": score.record_id,
         "headline": headline(score.probability, score.band, language),
         "probability": score.probability,
         "baseline": score.baseline,
-        "steps": [asdict(one) for one in walk],
+        "steps": [asdict(one) for one in score.steps(language)],
         "supersedes": score.supersedes,
         "because": cause(score.reason, language) if score.reason else None,
         "superseded_by": score.superseded_by,
@@ -196,14 +193,12 @@ async def own_score(service: Service, sender: Sender, record_id: UUID) -> Stored
 
 async def references_of(service: Service, sender: Sender, scores: Iterable[StoredScore]) -> _References:
     """Look the hospital's own references up in the patients' histories, which only its key opens."""
-    patients = {one.patient_pseudonym for one in scores}
-    sealed = await sealed_histories(service.pool, sender.institution.id, patients)
-    found = {}
-    for pseudonym, one in sealed.items():
-        history = decode_history(sender.keys.unseal(one, pseudonym))
-        for id_ in history.encounters:
-            found[sender.keys.encounter_pseudonym(id_)] = (f"Patient/{history.patient_id}", f"Encounter/{id_}")
-    return found
+    histories = await stored_histories(service, sender, {one.patient_pseudonym for one in scores})
+    return {
+        sender.keys.encounter_pseudonym(id_): (f"Patient/{history.patient_id}", f"Encounter/{id_}")
+        for history in histories.values()
+        for id_ in history.encounters
+    }
 
 
 def score_document(score: StoredScore, references: _References) -> dict[str, Any]:

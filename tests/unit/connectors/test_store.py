@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.store import SCORE_COLUMNS, Batch, RejectedRow, Writes, _score_row, _score_values
+from connectors.store import SCORE_COLUMNS, Batch, RejectedRow, Writes, _score_row, score_values
 from schemas.errors import FencedError
 from schemas.features import Features
 from schemas.messages import RiskScore
@@ -71,7 +71,7 @@ def test_a_score_comes_back_as_it_was_without_the_hospitals_references(
     features: Features | None, contributions: dict[str, float], supersedes: str | None
 ) -> None:
     score = risk_score(features=features, contributions=contributions, supersedes=supersedes)
-    values = _score_values(as_fetched(_score_row(score)))
+    values = score_values(as_fetched(_score_row(score)))
     expected = vars(score) | {"features": features and vars(features)}
     assert values == {name: value for name, value in expected.items() if not name.endswith("_reference")}
 
