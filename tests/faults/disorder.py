@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -39,7 +40,9 @@ def disordered(events: Iterator[Keyed], trial: Trial) -> Iterator[Keyed]:
         queue.append((number + late, number, one))
         if rng.random() < _SHARE:
             queue.append((number + rng.uniform(0, 2 * _LATE_BY), number, one))
-    yield from (one for _, _, one in sorted(queue, key=lambda item: item[:2]))
+    queue.sort(key=lambda item: item[:2])
+    trial.figures["events_out_of_order"] = sum(then[1] < now[1] for now, then in pairwise(queue))
+    yield from (one for _, _, one in queue)
 
 
 def _skewed(event: SourceEvent, rng: Random) -> SourceEvent:
@@ -67,6 +70,7 @@ def as_in_order(trial: Trial) -> dict[str, int]:
         if key in found
     )
     wrong = {
+        "loads in order": int(not trial.figures["events_out_of_order"]),
         "encounters without their score": len(expected.keys() - found.keys()),
         "encounters with a score in disorder only": len(found.keys() - expected.keys()),
         "scores that differ from those in order": differing,

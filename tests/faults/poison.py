@@ -50,7 +50,8 @@ def right_codes_and_no_delay(trial: Trial) -> dict[str, int]:
     wrong = sum(found.get(place) != reason for place, reason in expected.items())
     clean, mixed = (_p99_ms(trial, odd) for odd in (0, 1))
     trial.figures |= {"poisons": len(expected), "p99_clean_ms": clean, "p99_ms": mixed, "p99_ratio": mixed / clean}
-    return {"poison without its code": wrong} if wrong else {}
+    found_wrong = {"poison without its code": wrong, "loads without poison": int(not expected)}
+    return {name: number for name, number in found_wrong.items() if number}
 
 
 def _p99_ms(trial: Trial, odd: int) -> float:
