@@ -413,7 +413,8 @@ class Store:
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:
         """Open a batch's transaction: committed at the end of the block, rolled back if it raises."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        # The time-out bounds its return to the pool too, which waits for a statement that is being cancelled.
+        async with self._pool.acquire(timeout=_ANSWER_S) as connection, connection.transaction():
             yield Batch(connection)
 
     async def ensure_partitions(self) -> None:
@@ -477,6 +478,8 @@ class Store:
         await self._pool.close()
 
 
+_ANSWER_S = 30.0
+
 # The rows that a frozen, unplugged or cut-off worker has locked are free again after this long: whoever has its
 # partitions now waits for them. Between two statements of a batch lie milliseconds.
 _SESSION = {"idle_in_transaction_session_timeout": "20s", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
@@ -489,7 +492,7 @@ async def connect(database_url: str, schema: str | None = None) -> Store:
     try:
         return Store(
             await asyncpg.create_pool(
-                database_url, min_size=1, max_size=4, timeout=10, command_timeout=30, server_settings=session
+                database_url, min_size=1, max_size=4, timeout=10, command_timeout=_ANSWER_S, server_settings=session
             )
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:

@@ -8,21 +8,26 @@ the list of its records. Acknowledging that message acknowledges the run, whole 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP, EventT
 from faust.types.tuples import ConsumerMessage, Message
 from mode.types import ServiceT
 
+_T = TypeVar("_T")
+
 # A poll is one batch at the most; while it is worked on, the next ones wait here.
 _POLLS_AHEAD = 4
 _LOOK_EVERY_S = 2.0
-_POSITION_S = 1.0
+_ANSWER_S = 3.0
+# Not assigned any more, or Kafka is away: what is not handed over now is fetched again (`RunConsumer._put_back`).
+_LATER = (KafkaError, TimeoutError)
 
 
 class Run(ConsumerMessage):
@@ -88,7 +93,8 @@ class RunConsumer(Consumer):
             records, active = await self._wait_next_records(timeout=1.0)
             for tp, run in (records or {}).items():
                 if active is None or tp in active:
-                    await self._hand_over(tp, run)
+                    with suppress(*_LATER):
+                        await self._hand_over(tp, run)
             if self.app.loop.time() - self._looked_at > _LOOK_EVERY_S:
                 self._looked_at = self.app.loop.time()
                 await self._put_back(active or set())
@@ -130,21 +136,48 @@ class RunConsumer(Consumer):
         """
         if found <= read or self._gaps.get(tp) == (read, found):
             return False
-        self._gaps[tp] = read, found
         await self.seek(tp, read)
+        self._gaps[tp] = read, found
         return True
 
     async def _put_back(self, tps: Iterable[TP]) -> None:
         """Go back where records were fetched but not handed over; else only the partition's next record tells it."""
-        with suppress(KafkaError):  # away
+        with suppress(*_LATER):
             await self._ask_for_beginnings(tps)
         for tp in list(tps):
-            with suppress(IllegalStateError, KafkaError, TimeoutError):  # not assigned any more, or Kafka is away
-                await self._ask_for_beginnings(tps)
+            with suppress(*_LATER):
                 read = await self._next_offset(tp)
-                position = await asyncio.wait_for(self.position(tp), _POSITION_S)
+                position = await self.position(tp)
                 if self.flow_active and position is not None and read == await self._next_offset(tp):
                     await self._looks_again(tp, read, position)
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        """Return the first offset that each partition still holds."""
+        return await self._ask(lambda consumer: consumer.beginning_offsets(partitions))
+
+    async def position(self, tp: TP) -> int | None:
+        """Return the offset that is fetched next."""
+        return await self._ask(lambda consumer: consumer.position(tp))
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        async def seek(consumer: AIOKafkaConsumer) -> None:
+            consumer.seek(partition, offset)
+
+        await self._ask(seek)
+
+    async def _ask(self, question: Callable[[AIOKafkaConsumer], Awaitable[_T]]) -> _T:
+        """Ask aiokafka's consumer in its own thread; raise TimeoutError after `_ANSWER_S`.
+
+        From any other thread a seek takes records from under a fetch, which can end all fetching. And since no more
+        than two calls are carried out there at a time, two that wait for ever end it too: the call itself must end,
+        not only the wait for it.
+        """
+        thread = self._thread
+
+        async def in_its_thread() -> _T:
+            return await asyncio.wait_for(question(thread._ensure_consumer()), _ANSWER_S)
+
+        return cast(_T, await thread.call_thread(in_its_thread))
 
     def _to_run(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], first_offset: int, position: int) -> Run:
         last = records[-1]

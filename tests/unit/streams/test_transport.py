@@ -343,3 +343,47 @@ def test_batches_keep_every_run_in_order(runs: list[int], most: int) -> None:
     batches = list(batches_of(events, most))
     assert [event for batch in batches for event in batch] == events
     assert all(sum(batch) <= most or len(batch) == 1 for batch in sizes(batches))
+
+
+class Asked:
+    """Stands for the consumer's thread and what lives in it: tells whether it is asked there, and whether still."""
+
+    def __init__(self) -> None:
+        self.is_in_thread, self.is_asked, self.sought = False, False, list[tuple[TP, int]]()
+
+    async def call_thread(self, call: Any, *given: Any) -> Any:
+        self.is_in_thread = True
+        try:
+            return await call(*given)
+        finally:
+            self.is_in_thread = False
+
+    def _ensure_consumer(self) -> Asked:
+        return self
+
+    def seek(self, partition: TP, offset: int) -> None:
+        assert self.is_in_thread, "aiokafka is not safe from other threads"
+        self.sought.append((partition, offset))
+
+    async def position(self, partition: TP) -> int:
+        self.is_asked = True
+        try:
+            return int(await asyncio.get_running_loop().create_future())
+        finally:
+            self.is_asked = False
+
+
+async def test_the_position_is_put_back_in_the_thread_that_fetches() -> None:
+    consumer = Consumer()
+    asked = consumer._thread = cast(Any, Asked())
+    await RunConsumer._seek(consumer, PARTITION, 7)
+    assert asked.sought == [(PARTITION, 7)]
+
+
+async def test_a_question_without_an_answer_does_not_stay_in_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.transport._ANSWER_S", 0.01)
+    consumer = Consumer()
+    asked = consumer._thread = cast(Any, Asked())
+    with pytest.raises(TimeoutError):
+        await RunConsumer.position(consumer, PARTITION)
+    assert not asked.is_asked
