@@ -100,12 +100,12 @@ def create_app(
         results = await applied
         await before
         await processor.publish(results)  # after the commit, every delivery confirmed
-        if results.may_be_late(after_s=_SESSION_S / 2):  # this process may have been frozen, or follow one that was
+        if results.are_repeated:
             await processor.publish_newest(await events, results)
-        for run in runs:
-            run.ack()
         # At once, not at the next interval: what is published but not committed is published again after a crash.
-        await cast(RunConsumer, app.consumer).commit()
+        if not await cast(RunConsumer, app.consumer).commit_runs(runs):
+            # The partitions are others' now, who may have published newer results before these.
+            await processor.publish_newest(await events, results)
         await processor.stop_bad_intakes(results)
 
     async def failing(step: Awaitable[_T]) -> _T:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import monotonic, perf_counter
+from time import perf_counter
 from types import MappingProxyType
 from typing import Protocol
 
@@ -70,12 +70,7 @@ class Results:
     rejected: list[Rejected] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
     revisions: Mapping[PatientKey, int] = field(default_factory=dict)  # of the patients' histories, once committed
-    begun_at: float = field(default_factory=monotonic)  # seconds, before any row was locked
-    are_repeated: bool = False  # at least some of them
-
-    def may_be_late(self, after_s: float) -> bool:
-        """Tell whether another worker may have gone on with these partitions and published newer results by now."""
-        return self.are_repeated or monotonic() - self.begun_at > after_s
+    are_repeated: bool = False  # at least some of them: newer ones may have been published since
 
 
 class Processor:
@@ -142,10 +137,8 @@ class Processor:
         async for attempt in self._attempts(*TRANSIENT):
             with attempt:
                 self._note_trouble("postgres", attempt.num > 1)
-                begun_at = monotonic()
                 async with self._store.batch() as batch:
                     results, reached = await self._apply(batch, events, positions, model)
-                results = replace(results, begun_at=begun_at)
         self._expected.update(reached)
         self._note_trouble("postgres", False)
         _count(events, results)

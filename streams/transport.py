@@ -8,7 +8,7 @@ the list of its records. Acknowledging that message acknowledges the run, whole 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -80,6 +80,7 @@ class RunConsumer(Consumer):
         super().__init__(*given, **named)
         self._looked_at = 0.0
         self._beginnings: dict[TP, int] = {}  # of partitions nothing was ever committed of
+        self._taken: dict[TP, int] = {}  # what was committed while the partition was held
         self._gaps: dict[TP, tuple[int, int]] = {}  # where the last one begins and ends that was looked at twice
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
@@ -208,6 +209,8 @@ class RunConsumer(Consumer):
         self.stop_flow()
         await self.wait_empty()
         self._beginnings.clear()
+        for tp in revoked:
+            self._taken.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
@@ -216,6 +219,25 @@ class RunConsumer(Consumer):
         # A commit is left out while another is under way, which may have begun before the last acknowledgement.
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()
+
+    async def commit_runs(self, runs: Sequence[EventT[Any]]) -> bool:
+        """Acknowledge runs and commit them; tell whether the broker took it, so whether they still were this worker's.
+
+        The broker takes a commit only from a member of the group, as it is now, that holds the partition.
+        """
+        messages = [run.message for run in runs]
+        for run in runs:
+            run.ack()
+        await self.maybe_wait_for_commit_to_finish()  # which may have begun before
+        await self.commit()
+        return all(self._taken.get(message.tp, 0) > message.offset for message in messages)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        took = bool(await super()._commit(offsets))
+        if took:
+            assigned = self.assignment()  # what is not is left out silently
+            self._taken.update({tp: offset for tp, offset in offsets.items() if tp in assigned})
+        return took
 
     def ack(self, message: Message) -> bool:
         """Acknowledge a run: all its offsets, so that Faust's search for the first gap finds none in it."""

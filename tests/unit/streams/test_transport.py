@@ -387,3 +387,62 @@ async def test_a_question_without_an_answer_does_not_stay_in_the_thread(monkeypa
     with pytest.raises(TimeoutError):
         await RunConsumer.position(consumer, PARTITION)
     assert not asked.is_asked
+
+
+class Owned(Consumer):
+    """A consumer whose commits the broker takes, or not because the partition is another member's by now."""
+
+    def __init__(self, *polls: Sequence[int], is_owner: bool = True) -> None:
+        super().__init__(*polls)
+        self._thread = cast(Any, Broker(is_owner))
+
+    async def commit_runs_of(self, runs: Sequence[Run]) -> bool:
+        return await self.commit_runs([cast(Any, Handed(run, self)) for run in runs])
+
+    async def commit(self, *_: Any, **__: Any) -> bool:
+        offset = self.committable()
+        return offset is not None and await self._commit({PARTITION: offset})
+
+    def assignment(self) -> set[TP]:
+        return {PARTITION}
+
+
+@dataclass
+class Broker:
+    """Stands for the thread that commits."""
+
+    is_owner: bool
+
+    async def commit(self, offsets: dict[TP, int]) -> bool:
+        return self.is_owner
+
+
+@dataclass
+class Handed:
+    """An event as the agent gets it, as far as it is looked at."""
+
+    message: Run
+    consumer: Consumer
+
+    def ack(self) -> None:
+        self.consumer.ack(self.message)
+
+
+async def test_a_commit_that_the_broker_takes_tells_that_the_runs_were_still_ours() -> None:
+    consumer = Owned([0, 1], [2])
+    first, second = await consumer.hand_over_all()
+    assert await consumer.commit_runs_of([first])
+    assert await consumer.commit_runs_of([second])
+
+
+async def test_a_commit_that_the_broker_refuses_tells_that_others_may_have_gone_on() -> None:
+    consumer = Owned([0, 1], is_owner=False)
+    assert not await consumer.commit_runs_of(await consumer.hand_over_all())
+
+
+async def test_what_was_committed_before_a_partition_was_given_up_says_nothing_afterwards() -> None:
+    consumer = Owned([0, 1], [2])
+    first, second = await consumer.hand_over_all()
+    assert await consumer.commit_runs_of([second, first])
+    await consumer.on_partitions_revoked({PARTITION})
+    assert not await consumer.commit_runs_of([second])
