@@ -17,7 +17,12 @@ from schemas.stored_score import StoredScore
 
 Connection: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
 
-_COLUMNS = ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
+_COLUMNS = (
+    ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
+    # a look-up, not a join, so that a page of standing scores, which have no successor, never leads to a scan
+    + """, (SELECT successor.reason FROM risk_scores AS successor
+           WHERE score.superseded_by IS NOT NULL AND successor.record_id = score.superseded_by) AS superseded_because"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +127,8 @@ def _stored(row: Mapping[str, Any]) -> StoredScore:
         values["features"] = Features(**values["features"])
     successor = row["superseded_by"]
     return StoredScore(
-        **values, superseded_by=None if successor is None else str(successor), superseded_at=row["superseded_at"]
+        **values,
+        superseded_by=None if successor is None else str(successor),
+        superseded_at=row["superseded_at"],
+        superseded_because=row["superseded_because"],
     )

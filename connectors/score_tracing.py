@@ -1,22 +1,35 @@
-"""Where a score came from and how long it took: its commit, its message, what became of the stay."""
+"""Where a score came from and how long it took: event, commit, message; its challenger, and the outcome of the stay."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
+import msgspec
 from confluent_kafka import TopicPartition
 
+from connectors.kafka import present_topics, topic_ids
 from connectors.ranges import log_record, offset_ranges, partitions_of, range_consumer, read_ranges
 from connectors.settings import Settings
+from schemas.challenger import ChallengerScore
 from schemas.stored_score import StoredScore
 from schemas.topics import TopicFamily, topic_name
 
 _LOOK_S = 10.0
 _EARLIER = timedelta(seconds=5)
 _ID_AT = slice(6, 42)  # behind the magic byte, the schema's id and the text's length: the record's first field
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The topic a score's event came from, and whether it still holds the event."""
+
+    topic: str
+    is_retained: bool
 
 
 async def committed_at(connection: asyncpg.Connection[Any], score: StoredScore) -> datetime | None:
@@ -39,6 +52,31 @@ async def outcome_of(connection: asyncpg.Connection[Any], score: StoredScore) ->
         score.record_id,
     )
     return found
+
+
+async def challenger_of(connection: asyncpg.Connection[Any], score: StoredScore) -> ChallengerScore | None:
+    """Return what a challenger said of the same record, None where none did."""
+    columns = ", ".join(ChallengerScore.__struct_fields__)
+    row = await connection.fetchrow(f"SELECT {columns} FROM challenger_scores WHERE record_id = $1", score.record_id)
+    if row is None:
+        return None
+    values = {name: str(one) if isinstance(one, UUID) else one for name, one in row.items()}
+    return msgspec.convert(values, ChallengerScore)
+
+
+def source_of(settings: Settings, score: StoredScore) -> Source:
+    """Tell which topic a score's event came from, and whether it is there yet: retention or an operator removes it.
+
+    A topic that was made anew under the same name holds it no more. Raises UnavailableError where Kafka does not
+    answer. Blocks.
+    """
+    topic, servers = topic_name(TopicFamily.ENCOUNTERS, score.institution), settings.kafka_bootstrap_servers
+    if topic not in present_topics(settings) or topic_ids(servers, [topic])[topic] != score.topic_id:
+        return Source(topic, is_retained=False)
+    partition = topic, score.source_partition
+    with range_consumer(servers) as consumer:
+        first, end = offset_ranges(consumer, [partition])[partition]
+    return Source(topic, first <= score.source_offset < end)
 
 
 def published_at(settings: Settings, score: StoredScore) -> datetime | None:

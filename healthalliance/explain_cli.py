@@ -12,7 +12,9 @@ from rich.table import Table
 from healthalliance.console import Json, connected, out, print_json
 
 if TYPE_CHECKING:
-    from healthalliance.explaining import Explained
+    from connectors.score_tracing import Source
+    from healthalliance.explaining import Challenged, Explained, Recomputed
+    from schemas.stored_score import StoredScore
 
 
 def explain(
@@ -20,7 +22,10 @@ def explain(
     language: Annotated[Literal["en", "de"], typer.Option(help="Of the sentences.")] = "en",
     as_json: Json = False,
 ) -> None:
-    """Compute a stored score again, and show where it came from, how long it took and why it is what it is."""
+    """Compute a stored score again, and show where it came from, how long it took and why it is what it is.
+
+    A challenger's score of the same record is computed again too.
+    """
     from healthalliance.explaining import explain_score
 
     found = explain_score(connected("kafka", "postgres", "mlflow"), record_id, language)
@@ -37,23 +42,36 @@ def _show(found: Explained) -> None:
         out.print(f"  {step.sentence}", highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in {
-        "computed again": _verdict(found),
+        "computed again": _verdict(found.recomputed),
         "model": f"{score.model_name} version {score.model_version}, {score.model_digest[:16]}…",
-        "event": f"{score.institution}, topic id {score.topic_id}, {score.source_partition}/{score.source_offset}",
+        "challenger": _challenger(found.challenger),
+        "event": _event(found.source, score),
         "received": score.received_at.isoformat(),
         "scored": _after(score.scored_at, score.received_at),
         "committed": _after(found.committed_at, score.received_at),
         "published": _after(found.published_at, score.received_at),
         "replaces": f"{score.supersedes}: {found.because}" if score.supersedes else "nothing",
-        "replaced by": score.superseded_by or "nothing: it stands",
+        "replaced by": f"{score.superseded_by}: {found.superseded_because}" if score.superseded_by else "nothing",
         "outcome": found.outcome or "not known",
     }.items():
         table.add_row(name, value)
     out.print(table)
 
 
-def _verdict(found: Explained) -> str:
-    again = found.recomputed
+def _event(source: Source, score: StoredScore) -> str:
+    place = f"partition {score.source_partition}, offset {score.source_offset}"
+    kept = "still there" if source.is_retained else "there no more"
+    return f"{source.topic} (topic id {score.topic_id}), {place}: {kept}"
+
+
+def _challenger(one: Challenged | None) -> str:
+    if one is None:
+        return "none scored it"
+    named = f"{one.model_name} version {one.model_version}, {one.model_digest[:16]}…"
+    return f"{one.probability:.1%} ({one.band}) by {named}; computed again: {_verdict(one.recomputed)}"
+
+
+def _verdict(again: Recomputed) -> str:
     if again.is_equal is None:
         return f"could not be: {again.trouble}"
     return "equal, bit by bit" if again.is_equal else f"DIFFERS: {again.probability!r} today"

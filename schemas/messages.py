@@ -26,6 +26,14 @@ class ScoreStatus(StrEnum):
     ENTERED_IN_ERROR = "entered-in-error"
 
 
+class Cause(StrEnum):
+    """Why a score is written where there was one before: its `reason`."""
+
+    ENCOUNTER_UPDATED = "encounter-updated"
+    HISTORY_CHANGED = "history-changed"
+    RETRACTED = "retracted"
+
+
 @dataclass(frozen=True)
 class RiskScore:
     """One version of an encounter's readmission risk.

@@ -8,10 +8,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from schemas.messages import Band, ScoreStatus
+from schemas.messages import Band, Cause, ScoreStatus
 from schemas.stored_score import StoredScore
 
 FOLLOW_UP = timedelta(days=30)
+SUPERSEDED = {"system": "urn:healthalliance:standing", "code": "superseded"}
 
 # http://terminology.hl7.org/CodeSystem/risk-probability
 _QUALITATIVE = {Band.LOW: "low", Band.MEDIUM: "moderate", Band.HIGH: "high"}
@@ -22,13 +23,15 @@ _READMISSION = {"system": "http://snomed.info/sct", "code": "417005", "display":
 def risk_assessment(score: StoredScore, patient: str | None, encounter: str | None) -> dict[str, Any]:
     """Render a score; `patient`, `encounter` are the hospital's own references, None where only pseudonyms are known.
 
-    status: `final`, `amended` where it replaces another, `entered-in-error` where it was retracted. A score that was
-    superseded is `cancelled`: R4 has no word for outdated, and whoever finds it must not act on it.
+    status: `final`; `amended` where it replaces another or is replaced; `entered-in-error` where it was retracted or a
+    retraction replaces it: whoever finds it must not act on it, so it has no prediction. A score that was replaced has
+    the tag `superseded`.
     """
-    status = "cancelled" if score.superseded_by else score.status
+    status = _status(score)
     document = {
         "resourceType": "RiskAssessment",
         "id": score.record_id,
+        **({"meta": {"tag": [SUPERSEDED]}} if score.superseded_by else {}),
         "identifier": [{"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{score.record_id}"}],
         "status": status,
         "method": {
@@ -48,7 +51,7 @@ def risk_assessment(score: StoredScore, patient: str | None, encounter: str | No
     }
     if encounter:
         document["basis"] = [{"reference": encounter}]
-    if score.probability is not None and score.status != ScoreStatus.ENTERED_IN_ERROR:
+    if score.probability is not None and status != ScoreStatus.ENTERED_IN_ERROR:
         document["prediction"] = [_prediction(score, score.probability)]
     return document
 
@@ -63,6 +66,12 @@ def searchset(assessments: list[dict[str, Any]], next_url: str | None) -> dict[s
             {"fullUrl": f"urn:uuid:{one['id']}", "resource": one, "search": {"mode": "match"}} for one in assessments
         ],
     }
+
+
+def _status(score: StoredScore) -> str:
+    if score.status == ScoreStatus.ENTERED_IN_ERROR or score.superseded_because == Cause.RETRACTED:
+        return ScoreStatus.ENTERED_IN_ERROR
+    return ScoreStatus.AMENDED if score.superseded_by else score.status
 
 
 def _prediction(score: StoredScore, probability: float) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from schemas.features import Features
 class StoredScore:
     """A score as PostgreSQL holds it: a `RiskScore` without the hospital's own references.
 
-    superseded_by, superseded_at: the record that replaced it, and when; None: it is the newest.
+    superseded_by, superseded_at, superseded_because: the record that replaced it, when, and that record's `reason`;
+    None: it is the newest.
     """
 
     record_id: str
@@ -43,6 +44,7 @@ class StoredScore:
     source_offset: int
     superseded_by: str | None
     superseded_at: datetime | None
+    superseded_because: str | None
 
     def steps(self, language: Language = "en") -> tuple[Step, ...]:
         """Say in words how its features lead from the baseline to the probability; nothing for a retracted score."""

@@ -33,7 +33,7 @@ from schemas.history import (
 )
 from schemas.institutions import Institution
 from schemas.intake.event import ParsedEvent, RawEvent
-from schemas.messages import EncounterFeatures, record_id
+from schemas.messages import Cause, EncounterFeatures, record_id
 from schemas.pseudonyms import InstitutionKeys
 from schemas.readmission import OutcomeChange
 from schemas.rejection import MOST_ISSUES, Issue, Reason
@@ -49,14 +49,6 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     RETRACTED = "retracted"
     REJECTED = "rejected"
-
-
-class Cause(StrEnum):
-    """Why a score is written where there was one before."""
-
-    ENCOUNTER_UPDATED = "encounter-updated"
-    HISTORY_CHANGED = "history-changed"
-    RETRACTED = "retracted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.challenger import ChallengerScore
-from schemas.features import FEATURE_NAMES, FEATURE_SET
-from schemas.messages import RiskScore, ScoreStatus
+from schemas.features import FEATURE_NAMES, FEATURE_SET, Features
+from schemas.messages import Band, RiskScore, ScoreStatus
 from schemas.model import Model, explain, probabilities
 from streams.decision import ToScore
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A calibrated probability, why it is what it is, and what it is based on; see `schemas.messages.RiskScore`."""
+
+    probability: float
+    band: Band
+    baseline: float
+    contributions: dict[str, float]
+    features: Features
+    model_name: str
+    model_version: str
+    model_digest: str
+
+
+def predict(features: Features, model: Model) -> Prediction:
+    """Score features with a model, as `score` does."""
+    explained = explain(model, np.array([features.vector()], dtype=np.float32))
+    probability = float(explained.probability[0])
+    return Prediction(
+        probability=probability,
+        band=model.card.thresholds.band(probability),
+        baseline=explained.baseline,
+        contributions=dict(zip(vars(features), explained.contributions[0].tolist(), strict=True)),
+        features=features,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+    )
 
 
 def score(to_score: Sequence[ToScore], model: Model, scored_at: datetime) -> list[RiskScore]:

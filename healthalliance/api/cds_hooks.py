@@ -16,12 +16,13 @@ from connectors.score_reading import standing_score
 from healthalliance.api.bodies import read_body
 from healthalliance.api.callers import Caller
 from healthalliance.api.fhir_events import event_of, histories_of
-from healthalliance.api.predicting import Prediction, featurize_newest, predict
+from healthalliance.api.predicting import featurize_newest
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
 from schemas.cds_card import OVERRIDE_REASONS, cds_card
 from schemas.messages import Band
 from streams.decision import Sender
+from streams.scoring import Prediction, predict
 
 router = APIRouter(prefix="/cds-services", tags=["CDS Hooks"])
 

@@ -1,47 +1,13 @@
-"""One score on request, by the stream's own core: pure."""
+"""The features of an event on request, by the stream's own core: pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
-
-from schemas.features import Features
 from schemas.history import Kind, PatientHistory
-from schemas.messages import Band, EncounterFeatures
-from schemas.model import Model, explain
+from schemas.messages import EncounterFeatures
 from streams.decision import Event, Known, PatientKey, decide, features_message
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A calibrated probability, why it is what it is, and what it is based on; see `schemas.messages.RiskScore`."""
-
-    probability: float
-    band: Band
-    baseline: float
-    contributions: dict[str, float]
-    features: Features
-    model_name: str
-    model_version: str
-    model_digest: str
-
-
-def predict(features: Features, model: Model) -> Prediction:
-    """Score features with a model."""
-    explained = explain(model, np.array([features.vector()], dtype=np.float32))
-    probability = float(explained.probability[0])
-    return Prediction(
-        probability=probability,
-        band=model.card.thresholds.band(probability),
-        baseline=explained.baseline,
-        contributions=dict(zip(vars(features), explained.contributions[0].tolist(), strict=True)),
-        features=features,
-        model_name=model.name,
-        model_version=model.version,
-        model_digest=model.digest,
-    )
 
 
 @dataclass(frozen=True, slots=True)

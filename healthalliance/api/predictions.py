@@ -16,13 +16,14 @@ from healthalliance.api import metrics
 from healthalliance.api.bodies import media_type, read_body
 from healthalliance.api.callers import Caller
 from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, histories_of, issues_of, read_event, refusal
-from healthalliance.api.predicting import Prediction, featurize_newest, predict
+from healthalliance.api.predicting import featurize_newest
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
 from schemas.explanation import steps
 from schemas.features import Features
 from schemas.messages import Band
 from streams.decision import Sender
+from streams.scoring import Prediction, predict
 
 router = APIRouter(prefix="/api/v1", tags=["scores"])
 

@@ -65,6 +65,7 @@ class ScoreOut(BaseModel):
     model: ModelIdentity
     supersedes: UUID | None
     superseded_by: UUID | None = Field(description="null: this is the newest")
+    superseded_because: str | None = Field(description="why that one does: its reason")
     reason: str | None = Field(description="why it supersedes another")
 
 
@@ -90,6 +91,7 @@ class ExplanationOut(BaseModel):
     supersedes: UUID | None
     because: str | None = Field(description="why it replaces the one before")
     superseded_by: UUID | None
+    superseded_because: str | None = Field(description="why it was replaced")
 
 
 class RiskPage(BaseModel):
@@ -142,6 +144,7 @@ async def get_explanation(
         "supersedes": score.supersedes,
         "because": cause(score.reason, language) if score.reason else None,
         "superseded_by": score.superseded_by,
+        "superseded_because": cause(score.superseded_because, language) if score.superseded_because else None,
     }
     return _rendered(document)
 

@@ -269,14 +269,30 @@ def test_scores_are_risk_assessments_where_fhir_is_asked_for(trained: Trained, o
     second = scored(trained, own, encounter("api-fhir", patient="api-9", version=2, end="2024-03-09T10:00:00Z"))
     accept = {"Accept": "application/fhir+json"}
     old, new = (own.get(f"/api/v1/scores/{one['record_id']}", headers=accept).json() for one in (first, second))
-    assert (old["status"], new["status"]) == ("cancelled", "amended")
-    assert RiskAssessment.model_validate(new).status == "amended"
+    assert (old["status"], new["status"]) == ("amended", "amended")
+    assert ([tag["code"] for tag in old["meta"]["tag"]], "meta" in new) == (["superseded"], False)
+    assert all(RiskAssessment.model_validate(one).status == "amended" for one in (old, new))
     assert new["encounter"]["reference"] == "Encounter/api-fhir"
     assert new["prediction"][0]["probabilityDecimal"] == second["probability"]
     page = own.get("/api/v1/risk", params={"limit": 1}, headers=accept).json()
     following = own.get(page["link"][0]["url"], headers=accept).json()
     assert Bundle.model_validate(page).type == "searchset"
     assert page["entry"][0]["resource"]["id"] != following["entry"][0]["resource"]["id"]
+
+
+def test_a_score_that_was_taken_back_is_entered_in_error_and_predicts_nothing(
+    trained: Trained, own: httpx2.Client
+) -> None:
+    first = scored(trained, own, encounter("api-back", patient="api-back"))
+    taken_back = encounter("api-back", patient="api-back", version=2, status="entered-in-error")
+    assert post_event(own, taken_back).status_code == 202
+    wait_until_applied(trained.settings, 60)
+    path = f"/api/v1/scores/{first['record_id']}"
+    found = own.get(path, headers={"Accept": "application/fhir+json"}).json()
+    assert RiskAssessment.model_validate(found).status == "entered-in-error"
+    assert (found["meta"]["tag"][0]["code"], "prediction" in found) == ("superseded", False)
+    assert own.get(path).json()["superseded_because"] == "retracted"
+    assert own.get(f"{path}/explanation").json()["superseded_because"] == "the encounter was taken back"
 
 
 def test_a_score_is_explained_in_words_that_lead_to_its_probability(trained: Trained, own: httpx2.Client) -> None:

@@ -12,24 +12,31 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from connectors.models import OnnxModel, load, register, set_alias
 from connectors.models.mlflow_quietly import open_store
+from connectors.score_tracing import challenger_of
 from connectors.settings import Settings
 from connectors.store import connect
+from connectors.view_reading import reading
+from healthalliance.explaining import challenged, explain_score
 from healthalliance.progress import OUTCOMES, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import publish_events
 from healthalliance.workers import WorkerProcesses
+from schemas.challenger import ChallengerScore
 from schemas.drift import Bins, drift
 from schemas.features import FEATURE_NAMES, Features
 from schemas.history import PatientHistory, decode_history
 from schemas.institutions import institutions
 from schemas.messages import record_id
 from schemas.model import probabilities
+from schemas.stored_score import StoredScore
 from streams.outcomes import outcome_changes
 from tests.integration.asking import is_running, samples
+from tests.integration.command_line import run
 from tests.integration.reading import keys_of
 from tests.integration.running import Trained, ready_worker, wait_until
 from tests.integration.simulated import events_of
@@ -141,6 +148,29 @@ def test_the_challenger_stands_beside_every_score_that_has_features(shadowed: Sh
     assert {row["beside"] for row in rows if not row["features"]} <= {None}
     expected = rescored(shadowed.models[shadowed.challenger], with_features)
     assert [row["beside"] for row in with_features] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_challengers_score_is_the_same_when_it_is_computed_again(shadowed: Shadowed) -> None:
+    settings = shadowed.settings
+    records = [str(row["record_id"]) for row in scores_of(shadowed) if row["features"]][:5]
+    found = [explain_score(settings, one, "en") for one in records]
+    again = [one.challenger.recomputed for one in found if one.challenger]
+    assert [one.trouble or one.is_equal for one in again] == [True] * len(records)
+    score = found[0].score
+    said = asyncio.run(_challenger_of(settings, score))
+    other = msgspec.structs.replace(said, probability=said.probability + 1e-15)
+    assert challenged(settings, score, other).recomputed.is_equal is False
+    assert challenged(settings, score, msgspec.structs.replace(said, model_digest="0" * 64)).recomputed.trouble
+    text = " ".join(run(settings, "explain", records[0]).stdout.split())
+    assert f"by {settings.model_name} version {shadowed.challenger}, " in text
+    assert text.count("equal, bit by bit") == 2
+
+
+async def _challenger_of(settings: Settings, score: StoredScore) -> ChallengerScore:
+    async with reading(settings.database_url) as connection:
+        found = await challenger_of(connection, score)
+    assert found is not None
+    return found
 
 
 def test_the_outcomes_are_those_of_the_histories_however_they_came_about(shadowed: Shadowed) -> None:

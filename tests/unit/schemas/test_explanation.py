@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from schemas.explanation import OTHER_FACTS, cause, headline, main_reasons, steps
 from schemas.feature_words import Language, age_band, percent, phrase
 from schemas.features import FEATURE_NAMES
-from schemas.messages import Band
-from streams.decision import Cause
+from schemas.messages import Band, Cause
 
 FEATURES: dict[str, float | None] = {
     "age_years": 81.0,

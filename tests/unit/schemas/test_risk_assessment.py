@@ -21,6 +21,7 @@ from schemas.stored_score import StoredScore
 AS_OF = datetime(2025, 3, 6, 10, tzinfo=UTC)
 RECORD = "5f71e0e0-6e38-86ff-aa7a-491f08bbda82"
 NEXT = "eda811ca-98b3-86cb-966b-86eceebbfd28"
+RETRACTED = {"status": "entered-in-error", "probability": None, "band": None, "features": None}
 
 
 def score(**changes: Any) -> StoredScore:
@@ -33,6 +34,7 @@ def score(**changes: Any) -> StoredScore:
         "inpatient": True, "received_at": AS_OF, "scored_at": AS_OF, "feature_set": 1, "supersedes": None,
         "reason": None,
         "topic_id": NEXT, "source_partition": 0, "source_offset": 7, "superseded_at": None,
+        "superseded_because": None,
     }  # fmt: skip
     return StoredScore(**values | changes)
 
@@ -60,14 +62,18 @@ def test_it_says_what_the_score_says() -> None:
     [
         ({"status": "final"}, "final"),
         ({"status": "amended"}, "amended"),
-        ({"status": "amended", "superseded_by": NEXT}, "cancelled"),
-        ({"status": "entered-in-error", "probability": None, "band": None, "features": None}, "entered-in-error"),
+        ({"superseded_by": NEXT, "superseded_because": "history-changed"}, "amended"),
+        ({"status": "amended", "superseded_by": NEXT, "superseded_because": "retracted"}, "entered-in-error"),
+        (RETRACTED, "entered-in-error"),
+        (RETRACTED | {"superseded_by": NEXT, "superseded_because": "encounter-updated"}, "entered-in-error"),
     ],
 )
 def test_the_status_tells_whether_to_act_on_it(changes: dict[str, Any], status: str) -> None:
     document = checked(risk_assessment(score(**changes), "Patient/123", "Encounter/e1"))
     assert document["status"] == status
     assert ("prediction" in document) == (status != "entered-in-error")
+    tags = [(tag["system"], tag["code"]) for tag in document.get("meta", {}).get("tag", [])]
+    assert tags == ([("urn:healthalliance:standing", "superseded")] if "superseded_by" in changes else [])
 
 
 def test_without_the_hospitals_references_it_names_pseudonyms_only() -> None:

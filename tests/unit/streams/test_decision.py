@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.messages import Cause
 from schemas.rejection import MOST_ISSUES, Reason
-from streams.decision import Cause, Event, Known, Outcome, decide, encounters_of, patients_of
+from streams.decision import Event, Known, Outcome, decide, encounters_of, patients_of
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, medication_request, patient
 from tests.unit.streams.batches import Stored, event, events, sender, taken
 

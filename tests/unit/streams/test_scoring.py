@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.features import FEATURE_NAMES, FEATURE_SET
-from schemas.messages import RiskScore, ScoreStatus
-from streams.decision import Cause, ToScore
+from schemas.messages import Cause, RiskScore, ScoreStatus
+from streams.decision import ToScore
 from streams.scoring import score
 from tests.unit.schemas.fhir_events import ARRIVAL, bundle, condition, encounter, patient
 from tests.unit.streams.batches import CARD, TOPIC_ID, LinearModel, Stored, event, events, sender, taken
