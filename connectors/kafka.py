@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import LatestSpec, MaxTimestampSpec, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
@@ -227,6 +235,22 @@ def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str
     admin = _admin(bootstrap_servers)
     found = _offsets(admin, _partitions(admin, topics), LatestSpec())  # type: ignore[no-untyped-call]
     return {(one.topic, one.partition): at.offset for one, at in found.items()}
+
+
+def group_members(bootstrap_servers: str, group: str) -> int:
+    """Count the members that a consumer group has now; raise UnavailableError where Kafka does not answer."""
+    admin = _admin(bootstrap_servers)
+    [future] = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S).values()
+    return len(_await(future, "describe the consumer group").members)
+
+
+def committed_offsets(bootstrap_servers: str, group: str, topic: str) -> dict[int, int]:
+    """Return the offset below which a group has committed each partition; those it never committed are left out."""
+    admin = _admin(bootstrap_servers)
+    asked = ConsumerGroupTopicPartitions(group, _partitions(admin, [topic]))
+    [future] = admin.list_consumer_group_offsets([asked], request_timeout=_TIMEOUT_S).values()
+    found = _await(future, "list the consumer group's offsets").topic_partitions
+    return {one.partition: one.offset for one in found if one.offset >= 0}
 
 
 def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:

@@ -27,6 +27,7 @@ from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
+from healthalliance.rebuild_cli import rebuild
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.report_cli import report
 from healthalliance.snapshot_cli import app as snapshot_app
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.command("explain")(explain)
+app.command("rebuild")(rebuild)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
 app.add_typer(intake_app, name="intake")

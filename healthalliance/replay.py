@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 
 from cryptography.exceptions import InvalidTag
 
@@ -15,7 +14,6 @@ from connectors.kafka import topic_ids
 from connectors.migrate import migrate
 from connectors.models import load_champion
 from connectors.ranges import (
-    LogRecord,
     Partition,
     Range,
     offset_ranges,
@@ -25,17 +23,13 @@ from connectors.ranges import (
 )
 from connectors.settings import Settings
 from connectors.side_schema import Live, Source, Window, side_schema
-from connectors.store import Store, connect
+from connectors.store import connect
 from healthalliance.comparison import Comparison, summed_up
+from healthalliance.folding import folding_processor, read_ahead, sender_of
 from schemas.errors import ConfigurationError
-from schemas.institutions import institution as find_institution
-from schemas.intake.event_bytes import Limits
-from schemas.intake.structure import structure_validator
 from schemas.model import Model
-from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, topic_name
-from streams.decision import Event, Sender
-from streams.processor import Processor
+from streams.decision import Sender
 
 OnProgress = Callable[[int, int], None]
 
@@ -83,7 +77,7 @@ def replay(settings: Settings, what: Replay, on_progress: OnProgress = lambda *_
     """
     if what.window.until is not None and what.window.until <= what.window.since:
         raise ConfigurationError("Nothing is to be compared: --to is not after --from.")
-    sender = _sender(settings, what.institution)
+    sender = sender_of(settings, what.institution)
     model = load_champion(settings)
     topic = topic_name(TopicFamily.ENCOUNTERS, what.institution)
     topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
@@ -101,11 +95,6 @@ class _Now:
 
     sender: Sender
     model: Model
-
-
-def _sender(settings: Settings, institution_id: str) -> Sender:
-    keys = institution_keys(settings.pseudonym_key.get_secret_value(), institution_id)
-    return Sender(find_institution(institution_id), keys)
 
 
 async def _make(settings: Settings, what: Replay, sender: Sender) -> None:
@@ -135,11 +124,17 @@ async def _replay(
         store = await connect(settings.database_url, what.into)
         try:
             started = time.monotonic()
-            fold = _Fold(_processor(settings, source.topic_id, store, now), what.window)
+            processor = folding_processor(settings, source.topic_id, store, now.sender)
+            processor.model = now.model
             records = read_by_arrival(settings.kafka_bootstrap_servers, ranges, most=settings.batch_max_events)
             total = sum(end - first for first, end in ranges.values())
+            events = within = 0
             with closing(records):
-                await fold.run(records, settings.batch_max_events, lambda folded: on_progress(folded, total))
+                async for batch in read_ahead(processor, records, settings.batch_max_events):
+                    await processor.apply(batch)
+                    events += len(batch)
+                    within += sum(what.window.holds(event.raw.received_at) for event in batch)
+                    on_progress(events, total)
             seconds = time.monotonic() - started
         finally:
             await store.close()
@@ -149,8 +144,8 @@ async def _replay(
             model_version=now.model.version,
             ranges={number: span for (_, number), span in ranges.items()},
             begins_later=live.begins_later,
-            events=fold.events,
-            compared_events=fold.within,
+            events=events,
+            compared_events=within,
             seconds=seconds,
             comparison=summed_up(await side.compare(what.window)),
         )
@@ -162,42 +157,3 @@ def _applied(held: Mapping[Partition, Range], live: Live) -> dict[Partition, Ran
         (topic, number): (first, max(first, min(end, live.next_offsets.get(number, first))))
         for (topic, number), (first, end) in held.items()
     }
-
-
-def _processor(settings: Settings, topic_id: str, store: Store, now: _Now) -> Processor:
-    topic = topic_name(TopicFamily.ENCOUNTERS, now.sender.institution.id)
-    processor = Processor(
-        senders={topic: now.sender},
-        limits=Limits(settings.event_max_bytes, settings.event_max_depth),
-        validate=structure_validator(settings.structure_validator),
-        store=store,
-        publisher=None,
-        schema_ids={},
-        retry_timeout_s=settings.retry_timeout_s,
-    )
-    processor.topic_ids, processor.model = {topic: topic_id}, now.model
-    return processor
-
-
-class _Fold:
-    """Reads a batch while the one before is applied."""
-
-    def __init__(self, processor: Processor, window: Window) -> None:
-        self._processor, self._window = processor, window
-        self.events = self.within = 0
-
-    async def run(self, records: Iterator[LogRecord], most: int, on_folded: Callable[[int], None]) -> None:
-        ahead = asyncio.create_task(self._read(records, most))
-        try:
-            while batch := await ahead:
-                ahead = asyncio.create_task(self._read(records, most))
-                await self._processor.apply(batch)
-                self.events += len(batch)
-                self.within += sum(self._window.holds(event.raw.received_at) for event in batch)
-                on_folded(self.events)
-        finally:
-            await asyncio.wait([ahead])  # a thread may be reading still
-
-    async def _read(self, records: Iterator[LogRecord], most: int) -> list[Event]:
-        batch = await asyncio.to_thread(list, islice(records, most))
-        return await self._processor.read(batch)

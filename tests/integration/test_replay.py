@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
-from connectors.kafka import OutMessage, Publisher, topic_ids
+from connectors.kafka import topic_ids
 from connectors.settings import Settings
 from connectors.side_schema import Window
 from healthalliance.progress import fetch, wait_until_applied
@@ -24,10 +24,11 @@ from model_training.job import train
 from schemas.errors import ConfigurationError
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.command_line import of_local_stack, run
+from tests.integration.eventful import DELETED, LARGE, one_after_the_other, one_event, send
 from tests.integration.reading import ends_of, keys_of, rows_of_encounters
 from tests.integration.running import Trained, ready_worker
 from tests.integration.simulated import events_of
-from tests.unit.schemas.fhir_events import condition, encounter, patient, to_bytes
+from tests.unit.schemas.fhir_events import encounter
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
 
@@ -42,8 +43,6 @@ _TABLES = (
     "score_outcomes",
     "challenger_scores",
 )
-_LARGE = 3_000  # bytes
-_DELETED = ("deleted-1", "deleted-2", "deleted-3", "deleted-4")  # whose tombstones lie in whatever partitions
 _CHALLENGER = "challenger"
 
 
@@ -67,44 +66,12 @@ def scored(trained: Trained) -> Scored:
         wait_until_applied(settings, 60)
         [now] = fetch(settings, "SELECT clock_timestamp() AS at")
         publish_events(settings, _INSTITUTION, events_of("replay", _INSTITUTION, 60, datetime(2024, 1, 1, tzinfo=UTC)))
-        for number, events in enumerate(one_after_the_other()):
+        for number, events in enumerate(one_after_the_other(_INSTITUTION)):
             if number == 2:
                 known = ends_of(settings, topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION))
             send(settings, *events)
             wait_until_applied(settings, 60)
     return Scored(settings, Window(now["at"], None), known)
-
-
-def one_after_the_other() -> Iterator[list[OutMessage]]:
-    people = ("corrected", "cancelled", *_DELETED, "erased", "back")
-    yield [event(name, patient(name)) for name in people]
-    yield [event(name, encounter(f"{name}-e", patient=name)) for name in people]
-    yield [event("corrected", encounter("corrected-e", patient="corrected", version=2, class_="EMER"))]
-    yield [event("corrected", condition("corrected-c", patient="corrected"))]
-    yield [event("cancelled", encounter("cancelled-e", patient="cancelled", version=2, status="cancelled"))]
-    yield [tombstone(f"Encounter/{name}-e") for name in _DELETED]
-    yield [tombstone("Patient/erased"), tombstone("Patient/back")]
-    yield [event("back", encounter("back-new", patient="back"))]
-    yield [event(_DELETED[0], encounter(f"{_DELETED[0]}-e", patient=_DELETED[0], version=2))]  # deleted before
-    yield [event("large", encounter("large-e", patient="large", text={"status": "generated", "div": _long_text()}))]
-    yield [event("broken", b"{")]
-
-
-def _long_text() -> str:
-    return f'<div xmlns="http://www.w3.org/1999/xhtml">{"x" * _LARGE}</div>'
-
-
-def event(name: str, value: Any) -> OutMessage:
-    value = value if isinstance(value, bytes) else to_bytes(value)
-    return OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), f"Patient/{name}".encode(), value)
-
-
-def tombstone(key: str) -> OutMessage:
-    return OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), key.encode(), None)
-
-
-def send(settings: Settings, *messages: OutMessage) -> None:
-    Publisher(settings.kafka_bootstrap_servers).publish(messages)
 
 
 def everything_public(settings: Settings) -> dict[str, list[str]]:
@@ -182,7 +149,7 @@ def test_an_encounter_may_be_deleted_from_another_partition(scored: Scored, same
 
 
 def versions_of_deleted(scored: Scored) -> dict[str, list[dict[str, Any]]]:
-    ids = [f"{name}-e" for name in _DELETED]
+    ids = [f"{name}-e" for name in DELETED]
     return rows_of_encounters(scored.settings, "risk_scores", _INSTITUTION, ids)
 
 
@@ -249,7 +216,7 @@ def test_only_events_within_the_window_are_compared(scored: Scored) -> None:
 
 
 def test_what_is_not_applied_yet_is_not_compared(scored: Scored) -> None:
-    send(scored.settings, event("later", encounter("later-e", patient="later")))
+    send(scored.settings, one_event(_INSTITUTION, "later", encounter("later-e", patient="later")))
     replayed = scored.replay("later")
     assert not replayed.comparison.differs
     [row] = fetch(scored.settings, "SELECT count(*) FROM later.patient_encounters WHERE encounter_pseudonym::text = $1",
@@ -261,7 +228,7 @@ def test_what_is_not_applied_yet_is_not_compared(scored: Scored) -> None:
 
 
 def test_a_narrower_limit_says_which_events_it_would_reject(scored: Scored) -> None:
-    [large] = [scored.replay("narrow", event_max_bytes=_LARGE).comparison]
+    [large] = [scored.replay("narrow", event_max_bytes=LARGE).comparison]
     encounter_of_large = keys_of(scored.settings, _INSTITUTION).encounter_pseudonym("large-e")
     assert set(large.newly_rejected) == {"too-large"}
     assert large.no_longer_scored >= 1
@@ -367,7 +334,7 @@ def test_patients_known_before_the_logs_beginning_are_left_out(scored: Scored) -
     found = replayed.comparison
     assert replayed.begins_later
     assert {number: first for number, (first, _) in replayed.ranges.items()} == scored.known
-    assert found.left_out_patients == 2 + len(_DELETED)  # corrected, cancelled
+    assert found.left_out_patients == 2 + len(DELETED)  # corrected, cancelled
     assert found.scores == found.same_scores == 2  # who came back, and the large event's
     assert found.rejected == 1  # not what was deleted before: the replay cannot know
     assert not found.differs

@@ -21,7 +21,7 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "api", "api-key", "explain", "report", "export", "federated", "intake", "model", "rejected", "snapshot",
+    "api", "api-key", "explain", "rebuild", "report", "export", "federated", "intake", "model", "rejected", "snapshot",
 }  # fmt: skip
 GROUPS = {"export", "federated", "intake", "model", "rejected", "snapshot"}
 
