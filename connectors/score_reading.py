@@ -17,7 +17,7 @@ from schemas.stored_score import StoredScore
 
 Connection: TypeAlias = "asyncpg.Pool[Any] | asyncpg.Connection[Any]"
 
-_COLUMNS = (
+STORED_COLUMNS = (
     ", ".join(f"score.{name}" for name in (*SCORE_COLUMNS, "superseded_by", "superseded_at"))
     # a look-up, not a join, so that a page of standing scores, which have no successor, never leads to a scan
     + """, (SELECT successor.reason FROM risk_scores AS successor
@@ -47,23 +47,23 @@ async def open_pool(database_url: str, *, connections: int = 8) -> asyncpg.Pool[
 async def find_score(connection: Connection, record_id: str, institution: str | None = None) -> StoredScore | None:
     """Return a score by its record, None where there is none, or none of the institution."""
     row = await connection.fetchrow(
-        f"SELECT {_COLUMNS} FROM risk_scores AS score WHERE record_id = $1 AND coalesce(institution = $2, true)",
+        f"SELECT {STORED_COLUMNS} FROM risk_scores AS score WHERE record_id = $1 AND coalesce(institution = $2, true)",
         record_id,
         institution,
     )
-    return _stored(row) if row else None
+    return stored_score(row) if row else None
 
 
 async def standing_score(connection: Connection, institution: str, encounter_pseudonym: str) -> StoredScore | None:
     """Return the score that stands for an encounter, None where there is none or it was retracted."""
     row = await connection.fetchrow(
-        f"""SELECT {_COLUMNS} FROM risk_scores AS score
+        f"""SELECT {STORED_COLUMNS} FROM risk_scores AS score
             WHERE institution = $1 AND encounter_pseudonym = $2
               AND superseded_by IS NULL AND probability IS NOT NULL""",
         institution,
         encounter_pseudonym,
     )
-    return _stored(row) if row else None
+    return stored_score(row) if row else None
 
 
 async def standing_scores(
@@ -81,7 +81,7 @@ async def standing_scores(
     since: only scores made from then on; after: only what follows a page's end.
     """
     rows = await connection.fetch(
-        f"""SELECT {_COLUMNS} FROM risk_scores AS score
+        f"""SELECT {STORED_COLUMNS} FROM risk_scores AS score
             WHERE institution = $1 AND superseded_by IS NULL AND probability IS NOT NULL
               AND (cardinality($2::text[]) = 0 OR band = ANY($2))
               AND scored_at >= coalesce($3, '-infinity'::timestamptz)
@@ -96,7 +96,7 @@ async def standing_scores(
         inpatient,
         most,
     )
-    return [_stored(row) for row in rows]
+    return [stored_score(row) for row in rows]
 
 
 async def sealed_histories(
@@ -121,7 +121,8 @@ async def rejected_since(connection: Connection, institution: str, since: dateti
     )
 
 
-def _stored(row: Mapping[str, Any]) -> StoredScore:
+def stored_score(row: Mapping[str, Any]) -> StoredScore:
+    """Read a row of `STORED_COLUMNS`."""
     values = score_values(row)
     if values["features"] is not None:
         values["features"] = Features(**values["features"])

@@ -21,11 +21,12 @@ MIN_SECRET_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class InstitutionKeys:
-    """An institution's keys: pseudonyms of patients and encounters, and the cipher of its histories."""
+    """An institution's keys: of patients' and encounters' pseudonyms, of its histories' cipher, of its sign-ins."""
 
     patient: bytes = field(repr=False)
     encounter: bytes = field(repr=False)
     cipher: AESSIV = field(repr=False)
+    session: bytes = field(repr=False)
 
     def patient_pseudonym(self, patient_id: str) -> str:
         """Return the patient's pseudonym: HMAC-SHA-256 cut to 128 bits, written as a version 8 UUID."""
@@ -53,7 +54,9 @@ def institution_keys(secret: str, institution_id: str) -> InstitutionKeys:
         info = f"healthalliance/{institution_id}/{purpose}".encode()
         return HKDF(SHA256(), length, salt=None, info=info).derive(secret.encode())
 
-    return InstitutionKeys(derive("patient", 32), derive("encounter", 32), AESSIV(derive("history", 64)))
+    return InstitutionKeys(
+        derive("patient", 32), derive("encounter", 32), AESSIV(derive("history", 64)), derive("session", 32)
+    )
 
 
 @lru_cache(maxsize=8_192)  # a batch asks for the same ones again and again; a miss costs 3 µs

@@ -6,16 +6,19 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-# Integration tests share a stack; faults are timed, and two stacks under faults at once would disturb each other.
-_TOGETHER = ("tests/integration", "tests/faults")
+pytest_plugins = ["tests.integration.fixtures"]
+
+# Integration tests and those of the page share a stack; faults are timed, and two stacks under faults at once would
+# disturb each other.
+_TOGETHER = {"tests/integration": "stack", "tests/browser": "stack", "tests/faults": "faults"}
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is half typed
     """Keep the tests of a file in one process, and those of some folders as a whole."""
 
     def _split_scope(self, nodeid: str) -> str:
-        folder = next((one for one in _TOGETHER if nodeid.startswith(one)), None)
-        return folder or nodeid.partition("::")[0]
+        group = next((group for folder, group in _TOGETHER.items() if nodeid.startswith(folder)), None)
+        return group or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

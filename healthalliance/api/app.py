@@ -10,12 +10,21 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from connectors.settings import Settings
-from healthalliance.api import cds_hooks, encounters, health, institutions, predictions, scores
+from healthalliance.api import cds_hooks, encounters, health, institutions, page, predictions, scores, worklist
 from healthalliance.api.measuring import Measured
 from healthalliance.api.problems import ProblemDocument, handle_problems
 from healthalliance.api.service import open_service
 
-_ROUTERS = (health.router, institutions.router, predictions.router, encounters.router, scores.router, cds_hooks.router)
+_ROUTERS = (
+    health.router,
+    institutions.router,
+    predictions.router,
+    encounters.router,
+    scores.router,
+    worklist.router,
+    cds_hooks.router,
+    page.router,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -38,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for router in _ROUTERS:
         app.include_router(router)
+    page.serve_files(app)
     handle_problems(app)
     app.add_middleware(Measured)
     _describe_problems(app)

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from healthalliance.api import metrics
 
+_STREAM = b"text/event-stream; charset=utf-8"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -22,12 +23,13 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, started = "500", perf_counter()
+        status, started, is_stream = "500", perf_counter(), False
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                is_stream = (b"content-type", _STREAM) in message["headers"]
             await send(message)
 
         metrics.CONNECTIONS.inc()
@@ -38,4 +40,5 @@ class Measured:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.REQUESTS.labels(method, route, status).inc()
-            metrics.REQUEST_SECONDS.labels(method, route).observe(perf_counter() - started)
+            if not is_stream:  # which lasts as long as somebody watches
+                metrics.REQUEST_SECONDS.labels(method, route).observe(perf_counter() - started)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from types import FrameType
+
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from connectors.settings import Settings
@@ -22,8 +26,9 @@ def serve(settings: Settings) -> None:
         start_http_server(settings.api_metrics_port, settings.metrics_host, registry=metrics.REGISTRY)
     except OSError as error:
         raise ConfigurationError(f"API_METRICS_PORT {settings.api_metrics_port}: {error.strerror}.") from error
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.api_host,
         port=settings.api_port,
         log_level=settings.log_level.lower(),
@@ -34,3 +39,19 @@ def serve(settings: Settings) -> None:
         h11_max_incomplete_event_size=64 * 1024,
         ws="none",
     )
+    with suppress(KeyboardInterrupt):  # the signal that ended it, once more
+        _Server(config, app).run()
+
+
+class _Server(uvicorn.Server):
+    """A server that, told to stop, ends the answers that have no end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that a signal came."""
+        super().handle_exit(sig, frame)
+        if (service := getattr(self._app.state, "service", None)) is not None:
+            service.changes.close()

@@ -17,9 +17,11 @@ from connectors.kafka import AwaitedPublisher
 from connectors.score_reading import open_pool
 from connectors.settings import Settings
 from connectors.store import AWAY
+from healthalliance.api.changes import Changes
 from healthalliance.api.keys import KeyRing
 from healthalliance.api.problems import unavailable
 from healthalliance.api.rates import Rates
+from healthalliance.api.sessions import Sessions
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
@@ -42,6 +44,8 @@ class Service:
     publisher: AwaitedPublisher
     champion: ModelWatch
     keys: KeyRing
+    sessions: Sessions
+    changes: Changes
     senders: Mapping[str, Sender]
     limits: Limits
     validate: StructureValidator
@@ -60,13 +64,18 @@ class Service:
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """Connect and look after the champion until the block ends; raise as the connectors do."""
     secret = settings.pseudonym_key.get_secret_value()
+    keys = KeyRing.of(settings.institution_api_key)
+    senders = {id_: Sender(one, institution_keys(secret, id_)) for id_, one in institutions().items()}
+    pool = await open_pool(settings.database_url)
     service = Service(
         settings=settings,
-        pool=await open_pool(settings.database_url),
+        pool=pool,
         publisher=AwaitedPublisher(settings.kafka_bootstrap_servers),
         champion=ModelWatch(settings, settings.model_alias),
-        keys=KeyRing.of(settings.institution_api_key),
-        senders={id_: Sender(one, institution_keys(secret, id_)) for id_, one in institutions().items()},
+        keys=keys,
+        sessions=Sessions(keys, senders),
+        changes=Changes(pool),
+        senders=senders,
         limits=Limits(settings.event_max_bytes, settings.event_max_depth),
         validate=structure_validator(settings.structure_validator),
         requests=Rates(settings.api_requests_per_s, settings.api_requests_per_s),
@@ -81,6 +90,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     finally:
         for task in beside:
             task.cancel()
+        service.changes.close()
         await asyncio.to_thread(service.publisher.close)
         await service.pool.close()
 

@@ -1,4 +1,4 @@
-"""One local stack for all tests of this folder, with a history, a champion model, and a worker for each module."""
+"""One local stack for all tests here and of the page, with a history, a champion model, a worker for each module."""
 
 from __future__ import annotations
 
