@@ -33,6 +33,7 @@ from streams.models import ModelWatch
 
 _FORGET_EVERY_S = 3600.0
 _REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
+_REFUSED_KEYS = 100.0  # at once
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         limits=Limits(settings.event_max_bytes, settings.event_max_depth),
         validate=structure_validator(settings.structure_validator),
         requests=Rates(settings.api_requests_per_s, settings.api_requests_per_s),
-        refused_keys=Rates(_REFUSED_KEYS_PER_S, 20.0),
+        refused_keys=Rates(_REFUSED_KEYS_PER_S, _REFUSED_KEYS),
     )
     beside = [
         asyncio.create_task(_keep_up(service.champion, settings.model_poll_s)),

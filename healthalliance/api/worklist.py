@@ -185,7 +185,7 @@ async def get_entry(
 @router.put(
     "/worklist/{encounter_pseudonym}/acknowledgement",
     summary="A score was seen",
-    responses=describes(401, 403, 404, 422, 429, 503),
+    responses=describes(400, 401, 403, 404, 422, 429, 503),
 )
 async def put_acknowledgement(encounter_pseudonym: UUID, seen: SeenIn, service: Shared, sender: Caller) -> MarkOut:
     """Note that somebody has seen a score: the encounter is quiet until its risk reaches a higher band."""
@@ -198,7 +198,7 @@ async def put_acknowledgement(encounter_pseudonym: UUID, seen: SeenIn, service: 
 @router.put(
     "/worklist/{encounter_pseudonym}/snooze",
     summary="Not before then",
-    responses=describes(401, 403, 404, 422, 429, 503),
+    responses=describes(400, 401, 403, 404, 422, 429, 503),
 )
 async def put_snooze(encounter_pseudonym: UUID, wish: SnoozeIn, service: Shared, sender: Caller) -> MarkOut:
     """Keep an encounter quiet until a time."""

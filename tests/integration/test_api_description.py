@@ -11,6 +11,7 @@ from tests.integration.running_api import Api
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("worker")]
 
+_ENDLESS = "/api/v1/worklist/events"
 _CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -30,7 +31,7 @@ def test_every_operation_answers_as_it_is_described(api: Api) -> None:
             sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()",
             "run", f"{api.url}/openapi.json", "-H", f"Authorization: Bearer {api.keys['dkfz']}",
             "--checks", ",".join(_CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", "25",
-            "--seed", "1", "--no-color", "--request-timeout", "20",
+            "--exclude-path", _ENDLESS, "--seed", "1", "--no-color", "--request-timeout", "20",
         ],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip

@@ -13,7 +13,7 @@ const word = (name, ...given) => {
   return typeof said === "function" ? said(...given) : said ?? name;
 };
 const percent = (p) => new Intl.NumberFormat(state.language, { style: "percent", maximumFractionDigits: 0 }).format(p);
-const points = (p) => new Intl.NumberFormat(state.language, { maximumFractionDigits: 1, signDisplay: "always" }).format(100 * p);
+const points = (p) => new Intl.NumberFormat(state.language, { minimumFractionDigits: 1, maximumFractionDigits: 1, signDisplay: "always" }).format(100 * p);
 const when = (text) => new Intl.DateTimeFormat(state.language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(text));
 const day = (text) => new Intl.DateTimeFormat(state.language, { dateStyle: "medium" }).format(new Date(text));
 
