@@ -33,7 +33,7 @@ Count = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class FeaturesIn(BaseModel):
-    """The model's features; see the README for their meaning. The first five are enough."""
+    """The model's features; docs/alerting.md has their meaning. The first five are enough."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
