@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from connectors.settings import Settings
 from schemas.institutions import institutions
 from tests.contract.source_code import ROOT, Module, module, product_modules
+from tests.documents import coded, rows, section
 
 EXAMPLE = ROOT / ".env.example"
 
@@ -42,6 +43,12 @@ def test_the_example_lists_every_setting_in_order_with_its_description_and_defau
         for variable in variables(name, field)
     }
     assert list(example().items()) == list(expected.items())
+
+
+def test_the_operations_page_has_the_same_table() -> None:
+    told = [(coded(row[0])[0], *coded(row[1]), row[2]) for row in rows(section("docs/operations.md", "Settings"))]
+    expected = [(name, *filter(None, [default]), comment) for name, (comment, default) in example().items()]
+    assert told == expected
 
 
 def variables(name: str, field: FieldInfo) -> list[str]:
