@@ -36,6 +36,7 @@ ELSEWHERE = {
     "healthalliance down": "tests/integration/test_local_stack.py",
     "healthalliance worker --history-only": "tests/integration/conftest.py",
     "healthalliance worker": "tests/integration/test_health.py",
+    "healthalliance rebuild": "tests/integration/test_rebuild.py",
     **dict.fromkeys(
         ["MODEL_ALIAS=challenger healthalliance replay -i embl --from 2025-03-01 --into what_if"],
         "tests/integration/test_replay.py",

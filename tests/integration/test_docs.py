@@ -23,6 +23,7 @@ from tests.unit.schemas.fhir_events import encounter, to_bytes
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("worker")]
 
+_INSTITUTION = "ukhd"  # of which no other test has many events rejected
 _PROGRAMS = Path(sys.executable).parent
 # A model of its own, with which no worker scores. The gate need not judge what chance does to small data.
 _OWN_MODEL = {"MODEL_NAME": "docs", "GATE_CALIBRATION_RATIO": "1000", "GATE_GROUP_AUROC_FLOOR": "0"}
@@ -53,7 +54,7 @@ RUN = {
     "healthalliance export scores scores/ --since 90d --institution ukhd": Expected(
         leaves="scores/scores-ukhd-*.parquet"
     ),
-    "healthalliance rejected list": Expected(r"dkfz.*invalid-code"),
+    "healthalliance rejected list": Expected(rf"{_INSTITUTION} .*invalid-code"),
     "healthalliance rejected show dkfz/3/1405": Expected(r"invalid-code.*Encounter\.status"),
     "healthalliance rejected redrive --institution dkfz": Expected("--go"),
     'healthalliance rejected discard dkfz/3/1405 --because "a test of the sender\'s"': Expected("1"),
@@ -103,7 +104,7 @@ def place(trained: Trained, api: Api, tmp_path_factory: pytest.TempPathFactory) 
     broken = to_bytes(encounter("docs", patient="docs", status="gibberish"))
     at: list[tuple[int, int]] = []
     publisher = Publisher(settings.kafka_bootstrap_servers)
-    message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, "dkfz"), b"Patient/docs", broken)
+    message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), b"Patient/docs", broken)
     publisher.send(message, lambda partition, offset: at.append((partition, offset)))
     publisher.flush()
     wait_until_applied(settings, 60)
@@ -111,10 +112,11 @@ def place(trained: Trained, api: Api, tmp_path_factory: pytest.TempPathFactory) 
     path = f"{_PROGRAMS}{os.pathsep}{os.environ['PATH']}"
     return Place(
         folder,
-        {**os.environ, **settings_environment(settings), "PATH": path, "KEY": api.keys["ukhd"], "COLUMNS": "160"},
+        {**os.environ, **settings_environment(settings), "PATH": path, "KEY": api.keys[_INSTITUTION], "COLUMNS": "160"},
         {
             "http://127.0.0.1:8000": api.url,
-            "dkfz/3/1405": f"dkfz/{partition}/{offset}",
+            "dkfz/3/1405": f"{_INSTITUTION}/{partition}/{offset}",
+            "redrive --institution dkfz": f"redrive --institution {_INSTITUTION}",
             "compare champion 7": "compare champion 2",
             "promote 7": "promote 2",
         },
@@ -138,7 +140,7 @@ def test_a_command_of_a_page_does_what_the_page_says(place: Place, command: Comm
 
 def test_the_event_that_the_hospitals_page_shows_is_scored(place: Place, trained: Trained) -> None:
     wait_until_applied(trained.settings, 60)
-    row = latest_risk(trained.settings, "ukhd", ["e1"])["e1"]
+    row = latest_risk(trained.settings, _INSTITUTION, ["e1"])["e1"]
     assert (row["encounter_version"], row["inpatient"]) == ("version_id:2", True)
 
 
