@@ -73,6 +73,7 @@ def range_consumer(bootstrap_servers: str) -> Iterator[Consumer]:
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
         "isolation.level": "read_uncommitted",
+        "fetch.wait.max.ms": 10,  # what a range holds is there: waiting for more only delays the next range
         "queued.max.messages.kbytes": 16_384,
         "log_level": 0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,17 @@ import pytest
 from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from healthalliance.progress import fetch, wait_until_applied
-from healthalliance.rejected import EventId, Judged, Selection, discard, grouped, judged, redrive, shown
+from healthalliance.rejected import (
+    EventId,
+    Judged,
+    Selection,
+    _read_records,
+    discard,
+    grouped,
+    judged,
+    redrive,
+    shown,
+)
 from schemas.errors import ConfigurationError
 from schemas.rejection import Reason
 from schemas.topics import TopicFamily, topic_name
@@ -139,3 +150,11 @@ def test_why_an_event_was_discarded_is_kept(redriven: Redriven) -> None:
     found = shown(redriven.settings, redriven.ids["r4"], reveal=False)
     assert redriven.discarded == 1
     assert (found["resolution"], found["because"]) == ("discarded", "a test of the sender's")
+
+
+def test_events_are_read_one_by_one_without_a_wait_for_more(trained: Trained) -> None:
+    """A broker holds an answer back for half a second where it hopes for more."""
+    ids = [EventId(_INSTITUTION, 0, offset) for offset in range(60)]
+    started = time.monotonic()
+    assert _read_records(trained.settings, ids).keys() == {*ids}
+    assert time.monotonic() - started < 15
