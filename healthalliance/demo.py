@@ -188,7 +188,8 @@ def _show(live: _Live, report: Mapping[str, Any], out: Console) -> None:
 def _say_where(settings: Settings, api: ApiProcess, out: Console) -> None:
     psql = local_stack.psql_command(settings)
     out.print(f"  scores    {psql} -c '{_LOOK}'", soft_wrap=True)
-    out.print(f"  API       {api.url}/docs  (keys: {local_stack.api_keys_file(settings)})", soft_wrap=True)
+    out.print(f"  worklist  {api.url}/  (sign in with a key of {local_stack.api_keys_file(settings)})", soft_wrap=True)
+    out.print(f"  API       {api.url}/docs", soft_wrap=True)
     out.print(f"  metrics   http://127.0.0.1:{settings.metrics_port}/metrics")
     _say_files(settings, out)
 

@@ -41,7 +41,7 @@ def rebuild(
         id_ = rebuilt.institution
         out.print(
             f"{id_}: {rebuilt.events:,} events in {rebuilt.seconds:.1f} s; of {rebuilt.published:,} scores on "
-            f"risk.{id_}, {rebuilt.equal:,} are in the table, equal.",
+            f"its topic, {rebuilt.equal:,} are in the table, equal.",
             highlight=False,
         )
         if rebuilt.begins_later:

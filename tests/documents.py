@@ -16,6 +16,7 @@ NAMES = (
     "README.md",
     "docs/hospitals.md",
     "docs/http.md",
+    "docs/worklist.md",
     "docs/alerting.md",
     "docs/analysts.md",
     "docs/operations.md",
@@ -34,7 +35,7 @@ ELSEWHERE = {
     "make test": ".ci/run",
     "healthalliance up": "tests/integration/test_local_stack.py",
     "healthalliance down": "tests/integration/test_local_stack.py",
-    "healthalliance worker --history-only": "tests/integration/conftest.py",
+    "healthalliance worker --history-only": "tests/integration/fixtures.py",
     "healthalliance worker": "tests/integration/test_health.py",
     "healthalliance rebuild": "tests/integration/test_rebuild.py",
     **dict.fromkeys(
