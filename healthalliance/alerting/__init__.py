@@ -1,0 +1,1 @@
+"""Alerts: who crossed into a band, whose turn it is, and how people are told."""
