@@ -93,6 +93,25 @@ class Settings(BaseSettings):
     api_max_in_flight: int = Field(200, ge=1, description="events over HTTP that wait for Kafka at once")
     api_body_timeout_s: float = Field(15.0, gt=0, description="seconds that a request's body may take to arrive")
 
+    alert_webhook_url: SecretStr = Field(SecretStr(""), description="where alerts are posted to, https://…")
+    alert_webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="secret of at least 24 characters that posted alerts are signed with; empty: unsigned",
+    )
+    alert_slack_url: SecretStr = Field(SecretStr(""), description="Slack's incoming webhook that alerts go to")
+    alert_smtp_host: str = Field("", description="mail server that alerts are sent by")
+    alert_smtp_port: int = Field(587, ge=1, le=65535, description="its port")
+    alert_smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="how the connection to it is secured; none on this machine only"
+    )
+    alert_smtp_user: str = Field("", description="its user; empty: no login")
+    alert_smtp_password: SecretStr = Field(SecretStr(""), description="the user's password")
+    alert_email_from: str = Field("", description="sender of mailed alerts")
+    alert_email_to: str = Field("", description="receivers of mailed alerts, separated by commas")
+    alert_timeout_s: float = Field(10.0, gt=0, description="seconds that a receiver of alerts may take to answer")
+    alert_worklist_url: str = Field("", description="page that alerts link to; empty: no link")
+    alert_metrics_port: int = Field(8020, ge=0, le=65535, description="port of the alerts' metrics, on METRICS_HOST")
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe logged level")
 
     @field_validator("institution_api_key")

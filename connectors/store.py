@@ -46,8 +46,9 @@ TRANSIENT = (
     asyncpg.UniqueViolationError,  # two workers met a new patient at once; the second finds it known
 )
 
-# The tables that an erased patient leaves at once.
-ERASED_TABLES = ("risk_scores", "challenger_scores", "worklist_marks", "cds_cards")
+# The tables that an erased patient leaves at once. The scores come first: alerting locks a score while it writes of it,
+# so that nothing of the patient is written after the later ones were emptied.
+ERASED_TABLES = ("risk_scores", "challenger_scores", "worklist_marks", "cds_cards", "alert_standings", "alerts")
 
 _NOT_STORED = frozenset({"patient_reference", "encounter_reference"})
 SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.name not in _NOT_STORED)

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
+from healthalliance.alerts_cli import app as alerts_app
 from healthalliance.api_cli import make_api_key, serve_api
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
 from healthalliance.explain_cli import explain
@@ -47,6 +48,7 @@ app.command("explain")(explain)
 app.command("rebuild")(rebuild)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(intake_app, name="intake")
 app.add_typer(export_app, name="export")
 app.add_typer(federated_app, name="federated")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -14,6 +15,15 @@ from schemas.messages import Band
 
 _ALERTS = UUID("4c0a4f5e-6b8f-5d0c-8f0e-2d6f0f0f7a53")
 _BY_RISK = (Band.LOW, Band.MEDIUM, Band.HIGH)
+
+
+class SinkKind(StrEnum):
+    """The ways that an alert can go."""
+
+    WEBHOOK = "webhook"
+    SLACK = "slack"
+    EMAIL = "email"
+    STDOUT = "stdout"
 
 
 def rank(band: Band | None) -> int:

@@ -20,6 +20,7 @@ from connectors.migrations.versions import (
     m0003_outcomes,
     m0004_http,
     m0006_analysts,
+    m0007_alerts,
 )
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
@@ -45,6 +46,7 @@ def migrated() -> str:
         m0003_outcomes.upgrade()
         m0004_http.upgrade()
         m0006_analysts.upgrade()
+        m0007_alerts.upgrade()
     return out.getvalue()
 
 

@@ -21,9 +21,10 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "api", "api-key", "explain", "rebuild", "report", "export", "federated", "intake", "model", "rejected", "snapshot",
+    "alerts", "api", "api-key", "explain", "rebuild", "report",
+    "export", "federated", "intake", "model", "rejected", "snapshot",
 }  # fmt: skip
-GROUPS = {"export", "federated", "intake", "model", "rejected", "snapshot"}
+GROUPS = {"alerts", "export", "federated", "intake", "model", "rejected", "snapshot"}
 
 Main = Callable[..., tuple[int, str, str]]
 

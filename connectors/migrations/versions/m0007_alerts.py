@@ -1,0 +1,71 @@
+"""Keep who is to be alerted: what stands as each channel has seen it, and an alert for each crossing into a band."""
+
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+_TABLES = """
+CREATE TABLE alert_channels (
+    institution text NOT NULL,
+    channel text NOT NULL,
+    started_at timestamptz NOT NULL,
+    PRIMARY KEY (institution, channel)
+);
+
+CREATE TABLE alert_standings (
+    institution text NOT NULL,
+    channel text NOT NULL,
+    encounter_pseudonym uuid NOT NULL,
+    patient_pseudonym uuid NOT NULL,
+    record_id uuid NOT NULL,
+    topic_id uuid NOT NULL,
+    source_partition integer NOT NULL,
+    source_offset bigint NOT NULL,
+    supersedes uuid,
+    scored_at timestamptz NOT NULL,
+    band text CHECK (band IN ('low', 'medium', 'high')),
+    probability double precision,
+    PRIMARY KEY (institution, channel, encounter_pseudonym)
+);
+CREATE INDEX alert_standings_patient ON alert_standings (institution, patient_pseudonym);
+
+CREATE TABLE alerts (
+    alert_id uuid NOT NULL,
+    institution text NOT NULL,
+    channel text NOT NULL,
+    encounter_pseudonym uuid NOT NULL,
+    patient_pseudonym uuid NOT NULL,
+    record_id uuid NOT NULL,
+    known_band text CHECK (known_band IN ('low', 'medium', 'high')),
+    band text NOT NULL CHECK (band IN ('low', 'medium', 'high')),
+    probability double precision NOT NULL,
+    state text NOT NULL CHECK (state IN ('waiting', 'delivered', 'refused', 'left')),
+    reason text,
+    decided_at timestamptz NOT NULL,
+    due_at timestamptz NOT NULL,
+    given_at timestamptz,
+    claimed_until timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
+    delivered_at timestamptz,
+    PRIMARY KEY (alert_id)
+);
+CREATE INDEX alerts_waiting ON alerts (institution, channel) WHERE state = 'waiting';
+CREATE INDEX alerts_given ON alerts (institution, channel, given_at);
+CREATE INDEX alerts_patient ON alerts (institution, patient_pseudonym);
+"""
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for table in ("alerts", "alert_standings", "alert_channels"):
+        op.execute(f"DROP TABLE {table}")

@@ -1,0 +1,164 @@
+"""`healthalliance alerts`: alert people of risks, and tell beforehand what a budget would mean."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import signal
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from connectors.settings import Settings
+from healthalliance.console import Json, connected, err, print_json
+from schemas.alert import SinkKind
+from schemas.errors import ConfigurationError
+from schemas.feature_words import Language
+from schemas.institutions import institution as find_institution
+from schemas.messages import Band
+
+if TYPE_CHECKING:
+    from healthalliance.alerting.service import Options, Tally
+    from healthalliance.alerting.sinks import Sink
+
+app = typer.Typer(help="Alerts of risks: read from the topic, told once, within a day's budget.")
+
+Institution = Annotated[str | None, typer.Option("--institution", "-i", help="Whose scores.")]
+LeastBand = Annotated[Band, typer.Option("--min-band", help="The least band that is alerted.")]
+Budget = Annotated[int | None, typer.Option(min=1, help="At most so many alerts a day (Berlin), the highest first.")]
+
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@app.callback(invoke_without_command=True)
+def run_alerts(
+    context: typer.Context,
+    institution: Institution = None,
+    min_band: LeastBand = Band.HIGH,
+    sink: Annotated[SinkKind, typer.Option(help="How people are told; its address is in the settings.")] = (
+        SinkKind.STDOUT
+    ),
+    url: Annotated[str | None, typer.Option(help="Overrides ALERT_WEBHOOK_URL or ALERT_SLACK_URL.")] = None,
+    budget: Budget = None,
+    language: Annotated[Language, typer.Option(help="Of headline and reasons.")] = "en",
+    channel: Annotated[
+        str | None, typer.Option(help="A name for a second, independent way by the same sink; else the sink's.")
+    ] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="On the very first start: alert what stands already, too.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Read and send what is there, then end.")] = False,
+    metrics_port: Annotated[int | None, typer.Option(help="Overrides ALERT_METRICS_PORT.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Alert until stopped. Each crossing into a band goes out once; sent to standard output it is a line of JSON."""
+    if context.invoked_subcommand is not None:
+        return
+    from healthalliance.alerting.service import Options
+    from healthalliance.alerting.sinks import open_sink
+
+    chosen = find_institution(_required(institution)).id
+    if as_json and sink is SinkKind.STDOUT and not once:
+        raise typer.BadParameter("one document cannot hold what never ends; add --once.", param_hint="--json")
+    name = channel or str(sink)
+    if not _CHANNEL.fullmatch(name):
+        raise typer.BadParameter("lower-case letters, digits and hyphens, 40 at most.", param_hint="--channel")
+    settings = _addressed(connected("kafka", "registry", "postgres"), sink, url)
+    if metrics_port is not None:
+        settings = settings.model_copy(update={"alert_metrics_port": metrics_port})
+    options = Options(
+        institution=chosen, least=min_band, budget=budget, language=language,
+        page=settings.alert_worklist_url, timeout_s=settings.alert_timeout_s,
+    )  # fmt: skip
+    shown: list[dict[str, Any]] = []
+    opened = open_sink(sink, settings, language, shown.append if as_json else _print_line)
+    _log_to_stderr(settings.log_level)
+    _prepare(settings)
+    started_at = _ALWAYS if from_beginning else datetime.now(UTC)
+    tally, queue = asyncio.run(_run(settings, options, name, opened, started_at, once=once))
+    if as_json:
+        print_json(
+            {"institution": chosen, "channel": name, "scores": tally.scores, "alerts": tally.alerts, "queue": queue}
+            | ({"sent": shown} if sink is SinkKind.STDOUT else {})
+        )
+    else:
+        done = ", ".join(f"{number} {outcome}" for outcome, number in sorted(tally.alerts.items())) or "none"
+        err.print(f"Alerts: {done}; {queue.get('waiting', 0)} wait.", highlight=False)
+
+
+async def _run(
+    settings: Settings, options: Options, channel: str, sink: Sink, started_at: datetime, *, once: bool
+) -> tuple[Tally, dict[str, int]]:
+    from connectors.alert_store import open_alert_store
+    from healthalliance.alerting.consumer import ScoreConsumer
+    from healthalliance.alerting.service import AlertService
+
+    stopping = asyncio.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(one, stopping.set)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(sink.close)
+        if not once:
+            stack.callback(_serve_metrics(settings))
+        store = await open_alert_store(settings.database_url, options.institution, channel)
+        stack.push_async_callback(store.close)
+        began = await store.begin(started_at)
+        consumer = ScoreConsumer(settings, options.institution, channel)
+        stack.callback(consumer.close)
+        service = AlertService(options, consumer, store, sink, began, settings.retry_timeout_s if once else None)
+        await (service.run_once() if once else service.run(stopping))
+        return service.tally, await store.counts()
+
+
+def _prepare(settings: Settings) -> None:
+    from connectors.kafka import ensure_topics
+    from connectors.migrate import migrate
+
+    ensure_topics(settings)
+    migrate(settings.database_url)
+
+
+def _serve_metrics(settings: Settings) -> Any:
+    from prometheus_client import start_http_server
+
+    from healthalliance.alerting.metrics import REGISTRY
+
+    try:
+        server, _ = start_http_server(settings.alert_metrics_port, settings.metrics_host, REGISTRY)
+    except OSError as error:
+        raise ConfigurationError(
+            f"ALERT_METRICS_PORT {settings.alert_metrics_port} cannot be used: {error.strerror}."
+        ) from error
+    return server.shutdown
+
+
+def _required(institution: str | None) -> str:
+    if institution is None:
+        raise typer.BadParameter("name one.", param_hint="--institution")
+    return institution
+
+
+def _addressed(settings: Settings, sink: SinkKind, url: str | None) -> Settings:
+    if url is None:
+        return settings
+    if sink not in (SinkKind.WEBHOOK, SinkKind.SLACK):
+        raise typer.BadParameter(f"alerts by {sink} have no address.", param_hint="--url")
+    return settings.model_copy(update={f"alert_{sink}_url": SecretStr(url)})
+
+
+def _print_line(document: dict[str, Any]) -> None:
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # The clients' own lines would tell the receivers' addresses.
+    for chatty in ("httpx2", "httpcore2", "alembic", "asyncpg", "stamina", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
