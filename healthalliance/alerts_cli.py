@@ -9,14 +9,18 @@ import re
 import signal
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr
+from rich.table import Table
 
 from connectors.settings import Settings
-from healthalliance.console import Json, connected, err, print_json
+from healthalliance.console import Json, connected, err, out, print_json
+from healthalliance.since import since
 from schemas.alert import SinkKind
 from schemas.errors import ConfigurationError
 from schemas.feature_words import Language
@@ -25,6 +29,7 @@ from schemas.messages import Band
 
 if TYPE_CHECKING:
     from healthalliance.alerting.service import Options, Tally
+    from healthalliance.alerting.simulation import Catch, Simulation
     from healthalliance.alerting.sinks import Sink
 
 app = typer.Typer(help="Alerts of risks: read from the topic, told once, within a day's budget.")
@@ -162,3 +167,80 @@ def _log_to_stderr(level: str) -> None:
     # The clients' own lines would tell the receivers' addresses.
     for chatty in ("httpx2", "httpcore2", "alembic", "asyncpg", "stamina", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Clock(StrEnum):
+    """Which time a simulated alert goes by."""
+
+    ARRIVAL = "arrival"
+    EVENT = "event"
+
+
+@app.command("simulate")
+def simulate_alerts(
+    institution: Institution = None,
+    budget: Budget = None,
+    begin: Annotated[str, typer.Option("--since", help="30d, 2025-03 or 2025-03-01.")] = "30d",
+    min_band: LeastBand = Band.HIGH,
+    clock: Annotated[
+        Clock, typer.Option(help="When each event arrived, or, for logs that were published late, its own time.")
+    ] = Clock.ARRIVAL,
+    as_json: Json = False,
+) -> None:
+    """Tell from stored scores and outcomes what a budget would have meant; nothing is sent, and marks are unknown."""
+    from connectors.alert_reading import read_moments
+    from healthalliance.alerting.simulation import Moment, simulate
+
+    chosen = find_institution(_required(institution)).id
+    start = since(begin, datetime.now(UTC))
+    database_url = connected("postgres").database_url
+    moments, readmitted = asyncio.run(read_moments(database_url, chosen, start, clock))
+    found = simulate([Moment(*one) for one in moments], min_band, budget, start, readmitted)
+    if as_json:
+        print_json(
+            {"institution": chosen, "since": start.isoformat(), "clock": clock, "min_band": min_band, "budget": budget}
+            | _document(found)
+        )
+    else:
+        _show(found, budget)
+
+
+def _document(found: Simulation) -> dict[str, Any]:
+    return {
+        "days": [asdict(one) for one in found.days],
+        "sent": found.sent,
+        "sent_a_day": found.sent / len(found.days) if found.days else None,
+        "outcomes": {
+            name: asdict(catch) | {"share_caught": catch.share_caught, "share_right": catch.share_right}
+            for name, catch in _catches(found).items()
+        },
+    }
+
+
+def _catches(found: Simulation) -> dict[str, Catch]:
+    named = {"budget": found.catch, "day_end": found.day_end, "unlimited": found.unlimited}
+    return {name: catch for name, catch in named.items() if catch is not None}
+
+
+def _show(found: Simulation, budget: int | None) -> None:
+    days = Table("day (Berlin)", "crossings", "alerts", "left waiting", "lowest sent", "highest left")
+    for one in found.days:
+        days.add_row(f"{one.day}", f"{one.crossings}", f"{one.sent}", f"{one.left}",
+                     _percent(one.lowest_sent), _percent(one.highest_left))  # fmt: skip
+    out.print(days)
+    outcomes = Table("alerts", "outcomes known", "readmitted", "of these alerted", "share", "alerted rightly")
+    names = {
+        "budget": f"{budget} a day" if budget else "all",
+        "day_end": "the same, chosen at the day's end",
+        "unlimited": "all",
+    }
+    for name, catch in _catches(found).items():
+        if name == "unlimited" and budget is None:
+            continue
+        outcomes.add_row(names[name], f"{catch.known}", f"{catch.readmitted}", f"{catch.caught}",
+                         _percent(catch.share_caught), _percent(catch.share_right))  # fmt: skip
+    out.print(outcomes)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"

@@ -154,7 +154,10 @@ class Told:
 
 
 def in_words(told: Told, language: Language, page: str = "") -> Alert:
-    """Put an alert into words; `page` is the address that it links to, empty for none."""
+    """Put an alert into words; `page` is the address that it links to, empty for none.
+
+    The stay is named after `#`, which browsers do not send on: it stays out of servers' logs.
+    """
     return Alert(
         alert_id=told.alert_id,
         institution=told.institution,
@@ -167,7 +170,7 @@ def in_words(told: Told, language: Language, page: str = "") -> Alert:
         reasons=tuple(main_reasons(told.features, told.contributions, language=language)),
         scored_at=told.scored_at,
         decided_at=told.decided_at,
-        link=page or None,
+        link=f"{page}#{told.encounter_pseudonym}" if page else None,
     )
 
 

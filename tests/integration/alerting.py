@@ -37,7 +37,7 @@ _CONTRIBUTIONS = {"prior_inpatient_stays_365d": 0.13, "num_conditions": 0.06, "a
                   "emergency_admission": 0.02, "length_of_stay_days": -0.03}  # fmt: skip
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stay:
     """An encounter of which scores are made, one after the other."""
 

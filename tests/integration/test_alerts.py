@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -9,15 +10,19 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
 from connectors.settings import Settings
+from connectors.store import Writes, connect
+from healthalliance.alerting.budget import rights
 from healthalliance.progress import fetch
 from tests.integration.alerting import Alerts, Receiver, Scores, Stay, alerts_of, mark
 from tests.integration.command_line import Ended, run
+from tests.integration.mailing import PASSWORD, USER, Mailbox, mail_server, make_certificate
 from tests.integration.running import wait_until
 
 pytestmark = pytest.mark.stack
@@ -89,7 +94,11 @@ def test_a_crossing_is_told_once_with_its_reasons_and_pseudonyms_only(
         "band": "high",
         "probability": 0.4,
         "headline": "The risk of another inpatient stay within 30 days of discharge is high: 40 %.",
-        "reasons": ["3 inpatient stays in the last year (+13.0)", "4 active conditions (+6.0)", "age of 80 years (+4.0)"],
+        "reasons": [
+            "3 inpatient stays in the last year (+13.0)",
+            "4 active conditions (+6.0)",
+            "age of 80 years (+4.0)",
+        ],
         "scored_at": high.scored_at.isoformat(),
         "decided_at": row["decided_at"].isoformat(),
         "link": None,
@@ -304,6 +313,172 @@ def test_it_ends_in_order_when_asked_to(scores: Scores, channel: str, receiver: 
     assert all_delivered(scores, channel, 1)
 
 
+# --- Slack and mail
+
+
+def test_slack_gets_its_own_form(scores: Scores, channel: str, receiver: Receiver) -> None:
+    begun(scores, channel)
+    one = stay()
+    scores.add(one.scored("high"))
+    done = run(scores.settings, "alerts", "-i", _INSTITUTION, "--channel", channel, "--sink", "slack", "--url",
+               receiver.url, "--once", "--json", ALERT_WORKLIST_URL="https://worklist.example/embl")  # fmt: skip
+    assert done.document["alerts"] == {"opened": 1, "sent": 1}
+    [posted] = receiver.posted
+    assert posted.document["text"] == "Readmission risk high at EMBL"
+    [header, section] = posted.document["blocks"]
+    assert (header["type"], header["text"]["type"]) == ("header", "plain_text")
+    assert (section["type"], section["text"]["type"]) == ("section", "mrkdwn")
+    told = section["text"]["text"]
+    assert "- 3 inpatient stays in the last year (+13.0)" in told
+    assert f"Stay: {one.encounter}" in told
+    assert told.endswith(f"Worklist: https://worklist.example/embl#{one.encounter}")
+
+
+def mailed(
+    scores: Scores, channel: str, box: Mailbox, *arguments: object, password: str = PASSWORD,
+    trusting: Path | None = None,
+) -> Ended:  # fmt: skip
+    settings = scores.settings.model_copy(
+        update={
+            "alert_smtp_host": "127.0.0.1", "alert_smtp_port": box.port, "alert_smtp_user": USER,
+            "alert_smtp_password": SecretStr(password), "alert_email_from": "HealthAlliance <alerts@hospital.example>",
+            "alert_email_to": "ward@hospital.example, night@hospital.example",
+        }
+    )  # fmt: skip
+    return run(settings, "alerts", "-i", _INSTITUTION, "--channel", channel, "--sink", "email", "--once", "--json",
+               *arguments, SSL_CERT_FILE=str(trusting or box.certificate))  # fmt: skip
+
+
+def test_a_mail_is_encrypted_named_by_the_alert_and_repeated_under_the_same_name(
+    scores: Scores, channel: str, tmp_path: Path
+) -> None:
+    begun(scores, channel)
+    one = stay()
+    high = one.scored("high")
+    scores.add(high)
+    with mail_server(tmp_path, lambda number: "451 later" if number == 0 else "250 OK") as box:
+        first = mailed(scores, channel, box, "--language", "de")
+        assert first.document["alerts"] == {"opened": 1, "failed": 1}, first.stderr
+        time.sleep(2.5)
+        second = mailed(scores, channel, box, "--language", "de")
+        assert second.document["alerts"] == {"sent": 1}, second.stderr
+    [row] = alerts_of(scores.settings, channel)
+    assert [mail["Message-ID"] for mail in box.mails] == [f"<{row['alert_id']}@hospital.example>"] * 2
+    assert box.encrypted == [True, True]
+    assert box.receivers[0] == ["ward@hospital.example", "night@hospital.example"]
+    mail = box.mails[1]
+    assert mail["Subject"] == "Wiederaufnahmerisiko hoch in EMBL"
+    told = mail.get_content()
+    assert f"Bewertung: {high.record_id}" in told
+    assert "- 3 stationäre Aufenthalte im letzten Jahr (+13,0)" in told
+    assert PASSWORD not in first.stderr + second.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "password", "reason"),
+    [("550 no such mailbox", PASSWORD, "SMTP 550"), ("250 OK", "another", "SMTP 535")],
+    ids=["the receiver", "the login"],
+)
+def test_a_mail_that_is_refused_is_kept_with_the_reason(
+    answer: str, password: str, reason: str, scores: Scores, channel: str, tmp_path: Path
+) -> None:
+    begun(scores, channel)
+    scores.add(stay().scored("high"))
+    with mail_server(tmp_path, lambda _: answer) as box:
+        done = mailed(scores, channel, box, password=password)
+    assert done.document["alerts"] == {"opened": 1, "refused": 1}, done.stderr
+    [row] = alerts_of(scores.settings, channel)
+    assert (row["state"], row["reason"]) == ("refused", reason)
+
+
+def test_a_mail_is_not_sent_to_a_server_that_cannot_prove_who_it_is(
+    scores: Scores, channel: str, tmp_path: Path
+) -> None:
+    begun(scores, channel)
+    scores.add(stay().scored("high"))
+    with mail_server(tmp_path) as box:
+        other, _ = make_certificate(tmp_path, "other")
+        done = mailed(scores, channel, box, trusting=other)
+        assert done.document["alerts"] == {"opened": 1, "failed": 1}
+        assert box.mails == []
+    [row] = alerts_of(scores.settings, channel)
+    assert (row["state"], row["reason"]) == ("waiting", "SSLCertVerificationError")
+
+
+# --- a budget
+
+
+def test_a_days_budget_goes_to_the_highest_and_the_rest_waits(scores: Scores, channel: str, receiver: Receiver) -> None:
+    begun(scores, channel)
+    stays = [stay() for _ in range(8)]
+    scores.add(*(one.scored("high", 0.4 + number / 100) for number, one in enumerate(stays)))
+    # By now rights have arisen that lie within a day's budget, and more than one of a large one.
+    now = datetime.now(UTC)
+    budget = next(number for number in range(1, 5000) if rights(number, now) == 3 or number == 4999)
+    free = rights(budget, now)
+    assert free <= 3, "too early in the day for any budget of the test"
+    document = once(scores, channel, "--budget", budget, receiver=receiver).document
+    assert document["queue"] == {"waiting": 8 - free} | ({"delivered": free} if free else {})
+    assert [posted.document["encounter_pseudonym"] for posted in receiver.posted] == [
+        one.encounter for one in reversed(stays[8 - free :])
+    ]
+    # What outdates an alert takes it out of the queue, and gives nobody else its place back that was told.
+    scores.add(stays[7].scored("low"), stays[0].scored("low"))
+    again = once(scores, channel, "--budget", budget, receiver=receiver).document
+    assert again["alerts"] == {"lower": 1}
+    assert len(receiver.posted) == free
+
+
+# --- what a budget would have meant
+
+
+def test_a_simulation_tells_of_days_and_of_readmissions(scores: Scores) -> None:
+    institution, day = "ukhd", datetime(2024, 5, 6, 6, tzinfo=UTC)
+    stays = [Stay(institution) for _ in range(4)]
+    before = Stay(institution)
+    scores.store(before.scored("high", 0.9, at=day - timedelta(days=3)), before.scored("high", 0.95, at=day))
+    for number, one in enumerate(stays):
+        scores.store(one.scored("high", (4 + number) / 10, at=day + timedelta(hours=1 + number / 2)))
+    scores.store(stays[3].scored("low", at=day + timedelta(hours=3)))
+    _outcomes(scores, {stays[2]: "readmitted", stays[1]: "readmitted", stays[0]: "pending", before: "readmitted"}, day)
+    arguments = ("alerts", "simulate", "-i", institution, "--since", "2024-05-06", "--budget", 1)
+    done = run(scores.settings, *arguments, "--json")
+    assert done.code == 0, done.stderr
+    found = done.document
+    # One right, at noon in Berlin: what came until 10:00 UTC competes for it.
+    assert found["days"] == [
+        {"day": "2024-05-06", "crossings": 4, "sent": 1, "left": 2, "lowest_sent": 0.6, "highest_left": 0.5}
+    ]
+    known = {"known": 4, "readmitted": 3}
+    assert found["outcomes"]["budget"] == known | {"alerted": 1, "caught": 1, "share_caught": 1 / 3, "share_right": 1.0}
+    assert found["outcomes"]["unlimited"]["caught"] == 2
+    assert found["outcomes"]["day_end"]["caught"] == 1
+    table = run(scores.settings, *arguments)
+    assert table.code == 0
+    assert "2024-05-06" in table.stdout
+    assert run(scores.settings, *arguments[:4], "--since", "2024-05-06", "--json").document["sent"] == 4
+
+
+def _outcomes(scores: Scores, outcomes: dict[Stay, str], at: datetime) -> None:
+    """Write what became of stays that ended at a time, which lies 30 days and more back."""
+    for one, outcome in outcomes.items():
+        assert one.last
+        fetch(
+            scores.settings,
+            """INSERT INTO score_outcomes (institution, encounter_pseudonym, patient_pseudonym, discharged_at, outcome,
+                                           record_id, received_at, updated_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $4, now())""",
+            one.institution, one.encounter, one.patient, at, outcome, one.last.record_id,
+        )  # fmt: skip
+    fetch(
+        scores.settings,
+        """INSERT INTO stream_progress (topic_id, source_partition, topic, institution, next_offset, updated_at,
+                                        known_until)
+           VALUES (gen_random_uuid(), 0, 'encounters.ukhd', 'ukhd', 0, now(), $1)""",
+        at + timedelta(days=60),
+    )
+
+
 # --- signed, erased
 
 
@@ -330,6 +505,29 @@ def test_nothing_is_kept_of_a_patient_whose_scores_are_gone(scores: Scores, chan
     assert document["scores"] == {"erased": 1}
     assert receiver.posted == []
     assert fetch(scores.settings, "SELECT FROM alert_standings WHERE patient_pseudonym = $1", one.patient) == []
+
+
+def test_an_erased_patient_leaves_the_alerts_too(scores: Scores, channel: str) -> None:
+    begun(scores, channel)
+    one, other = stay(), stay()
+    scores.add(one.scored("high"), other.scored("high"))
+    once(scores, channel)
+    asyncio.run(_erase(scores.settings, one))
+    left = "SELECT patient_pseudonym::text FROM {} WHERE channel = $1"
+    for table in ("alerts", "alert_standings"):
+        patients = {row["patient_pseudonym"] for row in fetch(scores.settings, left.format(table), channel)}
+        assert one.patient not in patients
+        assert other.patient in patients
+
+
+async def _erase(settings: Settings, one: Stay) -> None:
+    store = await connect(settings.database_url)
+    async with store.batch() as batch:
+        await batch.write(
+            Writes(now=datetime.now(UTC), advances=(), histories={}, patient_of={}, scores=(), superseded=(),
+                   rejected=(), erased=[(one.institution, one.patient)], stay_outcomes={}, challenger_scores=())
+        )  # fmt: skip
+    await store.close()
 
 
 def test_the_queue_is_in_the_words_of_the_chosen_language(scores: Scores, channel: str) -> None:
