@@ -18,7 +18,7 @@ import typer
 from pydantic import SecretStr
 from rich.table import Table
 
-from connectors.settings import Settings
+from connectors.settings import Settings, load_settings
 from healthalliance.console import Json, connected, err, out, print_json
 from healthalliance.since import since
 from schemas.alert import SinkKind
@@ -75,19 +75,19 @@ def run_alerts(
     name = channel or str(sink)
     if not _CHANNEL.fullmatch(name):
         raise typer.BadParameter("lower-case letters, digits and hyphens, 40 at most.", param_hint="--channel")
-    settings = _addressed(connected("kafka", "registry", "postgres"), sink, url)
+    shown: list[dict[str, Any]] = []
+    told = open_sink(sink, _addressed(load_settings(), sink, url), language, shown.append if as_json else _print_line)
+    settings = connected("kafka", "registry", "postgres")
     if metrics_port is not None:
         settings = settings.model_copy(update={"alert_metrics_port": metrics_port})
     options = Options(
         institution=chosen, least=min_band, budget=budget, language=language,
         page=settings.alert_worklist_url, timeout_s=settings.alert_timeout_s,
     )  # fmt: skip
-    shown: list[dict[str, Any]] = []
-    opened = open_sink(sink, settings, language, shown.append if as_json else _print_line)
     _log_to_stderr(settings.log_level)
     _prepare(settings)
     started_at = _ALWAYS if from_beginning else datetime.now(UTC)
-    tally, queue = asyncio.run(_run(settings, options, name, opened, started_at, once=once))
+    tally, queue = asyncio.run(_run(settings, options, name, told, started_at, once=once))
     if as_json:
         print_json(
             {"institution": chosen, "channel": name, "scores": tally.scores, "alerts": tally.alerts, "queue": queue}

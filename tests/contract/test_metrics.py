@@ -6,20 +6,24 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from healthalliance.alerting import metrics as alerting
 from streams import metrics
 
 LABELS = {"institution", "outcome", "reason", "band", "step", "part", "name", "version"}
 LABELS |= {"model_version", "role", "feature"}
 METRICS: dict[str, MetricWrapperBase] = {
-    name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)
+    name: value
+    for module in (metrics, alerting)
+    for name, value in vars(module).items()
+    if isinstance(value, Counter | Gauge | Histogram)
 }
 EACH = pytest.mark.parametrize("name", METRICS)
 
 
-def test_there_are_metrics_and_their_registry_holds_no_other() -> None:
+def test_there_are_metrics_and_their_registries_hold_no_other() -> None:
     assert len(METRICS) > 10
     described = {family.name for metric in METRICS.values() for family in metric.describe()}
-    assert {family.name for family in metrics.REGISTRY.collect()} == described
+    assert {family.name for one in (metrics, alerting) for family in one.REGISTRY.collect()} == described
 
 
 @EACH

@@ -74,6 +74,14 @@ def test_every_command_explains_itself_and_can_print_json(command: str) -> None:
         ["publish", "dkfz", "--dataset", "another", "x.csv"],
         ["publish", "dkfz", "--part", "1/3", "x.json"],
         ["publish", "dkfz", "--dataset", "diabetes130", "x.csv", "y.csv"],
+        ["alerts"],
+        ["alerts", "-i", "dkfz", "--json"],
+        ["alerts", "-i", "dkfz", "--budget", "0"],
+        ["alerts", "-i", "dkfz", "--sink", "pigeon"],
+        ["alerts", "-i", "dkfz", "--channel", "Ward 7"],
+        ["alerts", "-i", "dkfz", "--sink", "email", "--url", "https://x.example"],
+        ["alerts", "simulate"],
+        ["alerts", "simulate", "-i", "dkfz", "--clock", "sun"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], main: Main) -> None:
@@ -121,6 +129,39 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(main: Main, monkeypatc
     assert code == 3
     assert err.startswith("healthalliance: METRICS_PORT: ")
     assert "no-number" not in err
+
+
+# --- alerts
+
+
+@pytest.mark.parametrize("command", [["alerts"], ["alerts", "simulate"]])
+def test_alerts_and_their_simulation_can_print_json(command: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "--json" in result.output
+
+
+@pytest.mark.parametrize(
+    ("sink", "variables", "named"),
+    [
+        ("webhook", {}, "ALERT_WEBHOOK_URL"),
+        ("webhook", {"ALERT_WEBHOOK_URL": "hook.example/hush"}, "ALERT_WEBHOOK_URL"),
+        ("webhook", {"ALERT_WEBHOOK_URL": "https://x.example", "ALERT_WEBHOOK_SECRET": "hush"}, "ALERT_WEBHOOK_SECRET"),
+        ("slack", {"ALERT_SLACK_URL": "file:///hush"}, "ALERT_SLACK_URL"),
+        ("email", {}, "ALERT_SMTP_HOST"),
+        ("email", {"ALERT_SMTP_HOST": "mail.example", "ALERT_EMAIL_FROM": "a@x.example"}, "ALERT_EMAIL_TO"),
+    ],
+    ids=["no address", "no scheme", "short secret", "a file", "no server", "no receiver"],
+)
+def test_alerts_that_lack_a_setting_name_it_and_tell_no_secret(
+    sink: str, variables: dict[str, str], named: str, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = main("alerts", "-i", "dkfz", "--sink", sink)
+    assert (code, out) == (3, "")
+    assert named in err
+    assert "hush" not in err
 
 
 # --- validate
