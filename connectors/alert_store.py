@@ -185,6 +185,11 @@ class AlertStore:
             reason,
         )
 
+    async def resend(self) -> int:
+        """Have refused alerts wait again whose encounters still stand as high; return how many."""
+        async with self._alone() as connection:
+            return len(await connection.fetch(_RESEND, *self._of))
+
     async def counts(self) -> dict[str, int]:
         """Count the channel's alerts by state."""
         rows = await self._pool.fetch(
@@ -292,6 +297,19 @@ WHERE institution = $1 AND channel = $2 AND alert_id = $3 AND state = 'waiting' 
       SELECT count(*) FROM alerts AS given WHERE given.institution = $1 AND given.channel = $2 AND given.given_at >= $6
                                              AND given.state <> 'left'))
 RETURNING alert_id
+"""
+
+_RESEND = """
+UPDATE alerts AS refused SET state = 'waiting', reason = NULL, due_at = now(), given_at = NULL
+FROM alert_standings AS standing
+WHERE refused.institution = $1 AND refused.channel = $2 AND refused.state = 'refused'
+  AND standing.institution = $1 AND standing.channel = $2
+  AND standing.encounter_pseudonym = refused.encounter_pseudonym
+  AND array_position(ARRAY['low', 'medium', 'high'], standing.band)
+      >= array_position(ARRAY['low', 'medium', 'high'], refused.band)
+  AND NOT EXISTS (SELECT FROM alerts AS newer WHERE newer.institution = $1 AND newer.channel = $2
+                  AND newer.encounter_pseudonym = refused.encounter_pseudonym AND newer.decided_at > refused.decided_at)
+RETURNING refused.alert_id
 """
 
 # What is told is the score that stands: it may be a newer one than the one that crossed.

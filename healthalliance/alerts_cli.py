@@ -163,10 +163,41 @@ def _print_line(document: dict[str, Any]) -> None:
 
 
 def _log_to_stderr(level: str) -> None:
+    import stamina
+
+    stamina.instrumentation.set_on_retry_hooks([])  # they would write to standard output; the service logs by itself
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # The clients' own lines would tell the receivers' addresses.
     for chatty in ("httpx2", "httpcore2", "alembic", "asyncpg", "stamina", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@app.command("resend")
+def resend_alerts(
+    institution: Institution = None,
+    channel: Annotated[
+        str, typer.Option(help="The channel's name, which is its sink's unless it has one.")
+    ] = "webhook",
+    as_json: Json = False,
+) -> None:
+    """Put alerts that were refused back into the queue, as far as their stays still stand as high."""
+    from connectors.alert_store import open_alert_store
+
+    chosen = find_institution(_required(institution)).id
+    settings = connected("postgres")
+
+    async def resend() -> int:
+        store = await open_alert_store(settings.database_url, chosen, channel)
+        try:
+            return await store.resend()
+        finally:
+            await store.close()
+
+    number = asyncio.run(resend())
+    if as_json:
+        print_json({"institution": chosen, "channel": channel, "waiting_again": number})
+    else:
+        out.print(f"{number} refused alerts wait again.")
 
 
 class Clock(StrEnum):

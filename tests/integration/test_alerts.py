@@ -11,19 +11,26 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
+from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from connectors.store import Writes, connect
 from healthalliance.alerting.budget import rights
-from healthalliance.progress import fetch
+from healthalliance.progress import fetch, wait_until_applied
+from healthalliance.workers import WorkerProcesses
+from schemas.topics import TopicFamily, topic_name
 from tests.integration.alerting import Alerts, Receiver, Scores, Stay, alerts_of, mark
+from tests.integration.asking import publish
 from tests.integration.command_line import Ended, run
 from tests.integration.mailing import PASSWORD, USER, Mailbox, mail_server, make_certificate
-from tests.integration.running import wait_until
+from tests.integration.reading import keys_of, latest_risk
+from tests.integration.running import Trained, wait_until
+from tests.unit.schemas.fhir_events import encounter, to_bytes
 
 pytestmark = pytest.mark.stack
 
@@ -180,6 +187,31 @@ def test_what_is_told_is_what_stands_when_it_is_told(scores: Scores, channel: st
     assert posted.document["alert_id"] == broken.posted[0].document["alert_id"]
 
 
+# --- from a hospital's events
+
+
+def test_a_hospitals_event_becomes_an_alert_and_its_erasure_takes_it_away(
+    trained: Trained, worker: WorkerProcesses, channel: str
+) -> None:
+    settings, institution = trained.settings, "dkfz"
+    arguments = ("alerts", "-i", institution, "--channel", channel, "--min-band", "low", "--once", "--json")
+    assert run(settings, *arguments).code == 0
+    publish(settings, to_bytes(encounter("alerted", patient="health")))
+    [alert] = run(settings, *arguments).document["sent"]
+    stored = latest_risk(settings, institution, ["alerted"])["alerted"]
+    assert alert["record_id"] == str(stored["record_id"])
+    assert (alert["probability"], alert["band"]) == (stored["probability"], stored["band"])
+    assert alert["encounter_pseudonym"] == keys_of(settings, institution).encounter_pseudonym("alerted")
+    assert alert["reasons"]
+    topic = topic_name(TopicFamily.ENCOUNTERS, institution)
+    Publisher(settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/health", None)])
+    wait_until_applied(settings, 60)
+    assert alerts_of(settings, channel) == []
+    assert run(settings, *arguments).document["sent"] == []
+    assert fetch(settings, "SELECT FROM alert_standings WHERE channel = $1 AND patient_pseudonym = $2", channel,
+                 alert["patient_pseudonym"]) == []  # fmt: skip
+
+
 # --- marks
 
 
@@ -257,6 +289,23 @@ def test_a_receiver_that_refuses_is_not_asked_again(scores: Scores, channel: str
     assert (row["state"], row["reason"]) == ("refused", "HTTP 404")
 
 
+def test_what_was_refused_can_be_sent_again_while_it_still_stands(
+    scores: Scores, channel: str, receiver: Receiver
+) -> None:
+    begun(scores, channel)
+    stands, fell = stay(), stay()
+    scores.add(stands.scored("high"), fell.scored("high"))
+    with Receiver(lambda _: 401) as refusing:
+        once(scores, channel, receiver=refusing)
+        assert len(refusing.posted) == 2
+    scores.add(fell.scored("low"))
+    once(scores, channel, receiver=receiver)
+    again = run(scores.settings, "alerts", "resend", "-i", _INSTITUTION, "--channel", channel, "--json")
+    assert again.document["waiting_again"] == 1, again.stderr
+    once(scores, channel, receiver=receiver)
+    assert [posted.document["encounter_pseudonym"] for posted in receiver.posted] == [stands.encounter]
+
+
 def test_a_receiver_that_says_when_to_come_again_is_left_alone_until_then(scores: Scores, channel: str) -> None:
     begun(scores, channel)
     scores.add(stay().scored("high"))
@@ -301,6 +350,26 @@ def test_two_processes_of_a_channel_tell_each_alert_once(scores: Scores, channel
         wait_until("all are delivered", lambda: all_delivered(scores, channel, 60), 60)
         assert (one.stop(), two.stop()) == (0, 0)
     assert sorted(receiver.records()) == sorted(each.last.record_id for each in stays if each.last)
+
+
+def test_kills_at_any_moment_lose_nothing_and_repeat_at_most_one_alert_each(
+    scores: Scores, channel: str, receiver: Receiver
+) -> None:
+    begun(scores, channel)
+    kills, stays, random = 4, list[Stay](), Random(7)
+    for _ in range(kills):
+        with started(scores, channel, receiver) as one:
+            before = len(receiver.posted)
+            stays += (new := [stay() for _ in range(25)])
+            scores.add(*(each.scored("high") for each in new))
+            receiver.wait_for(before + random.randint(1, 20))
+            one.kill()
+    with started(scores, channel, receiver):
+        wait_until("all are delivered", lambda: all_delivered(scores, channel, len(stays)), 90)
+    keys = [posted.headers["Idempotency-Key"] for posted in receiver.posted]
+    assert len(set(keys)) == len(stays)
+    assert len(keys) - len(set(keys)) <= kills
+    assert set(receiver.records()) == {each.last.record_id for each in stays if each.last}
 
 
 def test_it_ends_in_order_when_asked_to(scores: Scores, channel: str, receiver: Receiver) -> None:
@@ -427,6 +496,21 @@ def test_a_days_budget_goes_to_the_highest_and_the_rest_waits(scores: Scores, ch
     again = once(scores, channel, "--budget", budget, receiver=receiver).document
     assert again["alerts"] == {"lower": 1}
     assert len(receiver.posted) == free
+
+
+def test_two_processes_share_a_days_budget(scores: Scores, channel: str, receiver: Receiver) -> None:
+    begun(scores, channel)
+    now = datetime.now(UTC)
+    budget = next(number for number in range(1, 5000) if rights(number, now) == 5 or number == 4999)
+    with (
+        started(scores, channel, receiver, "--budget", budget) as one,
+        started(scores, channel, receiver, "--budget", budget) as two,
+    ):
+        scores.add(*(stay().scored("high") for _ in range(30)))
+        wait_until("all are decided", lambda: len(alerts_of(scores.settings, channel)) == 30)
+        time.sleep(4)
+        assert (one.stop(), two.stop()) == (0, 0)
+    assert rights(budget, now) <= len(receiver.posted) <= rights(budget, datetime.now(UTC))
 
 
 # --- what a budget would have meant
