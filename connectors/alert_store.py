@@ -259,7 +259,7 @@ _LOCK = "SELECT FROM alert_channels WHERE institution = $1 AND channel = $2 FOR 
 _STAND = f"""
 INSERT INTO alert_standings (institution, channel, {", ".join(_SCORED)})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-ON CONFLICT (institution, channel, encounter_pseudonym)
+ON CONFLICT (encounter_pseudonym, institution, channel)
 DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _SCORED if name != "encounter_pseudonym")}
 """
 

@@ -275,7 +275,8 @@ alert_standings = Table(
     Column("scored_at", _TIME, nullable=False),
     Column("band", Text, comment="null: nobody is to be alerted of it"),
     Column("probability", Double),
-    PrimaryKeyConstraint("institution", "channel", "encounter_pseudonym"),
+    # The encounter first: without statistics a planner may look up by the others alone, which all rows share.
+    PrimaryKeyConstraint("encounter_pseudonym", "institution", "channel"),
     Index("alert_standings_patient", "institution", "patient_pseudonym"),
     comment="What stands of each encounter as a channel has seen it; what is no newer is a repeat.",
 )
@@ -302,6 +303,7 @@ alerts = Table(
     Column("delivered_at", _TIME),
     PrimaryKeyConstraint("alert_id"),
     Index("alerts_waiting", "institution", "channel", postgresql_where=text("state = 'waiting'")),
+    Index("alerts_encounter", "encounter_pseudonym", postgresql_where=text("state = 'waiting'")),
     Index("alerts_given", "institution", "channel", "given_at"),
     Index("alerts_patient", "institution", "patient_pseudonym"),
     comment="An alert for each crossing into a band, and what became of it.",

@@ -162,8 +162,9 @@ class AlertService:
 
     async def _send_round(self, stopping: asyncio.Event | None = None) -> int:
         """Send what is due, the highest first, until something fails or time is up; return how many were tried."""
+        give = (await self._tried("postgres", self._look)).give
         begin, tried = monotonic(), 0
-        for one in (await self._tried("postgres", self._look)).give:
+        for one in give:
             if monotonic() - begin > _ROUND_S or (stopping and stopping.is_set()):
                 break
             told = await self._tried("postgres", lambda alert=one.alert_id: self._claim(alert))  # type: ignore[misc]

@@ -17,12 +17,14 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
+from connectors.alert_store import AlertWrites, Opened, open_alert_store
 from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from connectors.store import Writes, connect
 from healthalliance.alerting.budget import rights
 from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.workers import WorkerProcesses
+from schemas.alert import Crossing, scored
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.alerting import Alerts, Receiver, Scores, Stay, alerts_of, mark
 from tests.integration.asking import publish
@@ -511,6 +513,26 @@ def test_two_processes_share_a_days_budget(scores: Scores, channel: str, receive
         time.sleep(4)
         assert (one.stop(), two.stop()) == (0, 0)
     assert rights(budget, now) <= len(receiver.posted) <= rights(budget, datetime.now(UTC))
+
+
+async def test_claims_at_the_same_time_never_exceed_the_rights(scores: Scores, channel: str) -> None:
+    await asyncio.to_thread(begun, scores, channel)
+    scores_of = [stay().scored("high") for _ in range(20)]
+    await asyncio.to_thread(scores.store, *scores_of)
+    store = await open_alert_store(scores.settings.database_url, _INSTITUTION, channel)
+    now = datetime.now(UTC)
+    taken = [scored(vars(one)) for one in scores_of]
+    async with store.deciding() as deciding:
+        await deciding.write(AlertWrites(now, taken, [Opened(Crossing(one.record_id, None), one) for one in taken], {}))
+    queue = [one.alert_id for one in await store.waiting()]
+    claims = [store.claim(one, now, now + timedelta(minutes=1), day=now, rights=5) for one in (*queue, *queue)]
+    given = [one.alert_id for one in await asyncio.gather(*claims) if one]
+    assert len(given) == len(set(given)) == 5
+    assert await store.given_since(now) == 5
+    later = await store.claim(given[0], now + timedelta(minutes=1), now + timedelta(hours=1), day=now, rights=5)
+    assert later is not None
+    assert later.attempts == 2
+    await store.close()
 
 
 # --- what a budget would have meant

@@ -28,7 +28,7 @@ CREATE TABLE alert_standings (
     scored_at timestamptz NOT NULL,
     band text CHECK (band IN ('low', 'medium', 'high')),
     probability double precision,
-    PRIMARY KEY (institution, channel, encounter_pseudonym)
+    PRIMARY KEY (encounter_pseudonym, institution, channel)
 );
 CREATE INDEX alert_standings_patient ON alert_standings (institution, patient_pseudonym);
 
@@ -53,6 +53,7 @@ CREATE TABLE alerts (
     PRIMARY KEY (alert_id)
 );
 CREATE INDEX alerts_waiting ON alerts (institution, channel) WHERE state = 'waiting';
+CREATE INDEX alerts_encounter ON alerts (encounter_pseudonym) WHERE state = 'waiting';
 CREATE INDEX alerts_given ON alerts (institution, channel, given_at);
 CREATE INDEX alerts_patient ON alerts (institution, patient_pseudonym);
 """
