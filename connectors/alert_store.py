@@ -12,19 +12,11 @@ from typing import Any
 import asyncpg
 
 from connectors.store import AWAY, unanswered
-from schemas.alert import Crossing, Scored, Told, Waiting, alert_id
+from schemas.alert import Crossing, Opened, Scored, Told, Waiting, alert_id
 from schemas.messages import Band
 
 _SCORED = ("record_id", "encounter_pseudonym", "patient_pseudonym", "topic_id", "source_partition", "source_offset",
            "supersedes", "scored_at", "band", "probability")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An alert that waits from now on: the crossing and the score by which it came."""
-
-    crossing: Crossing
-    score: Scored
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,14 @@ class Crossing:
     known: Band | None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An alert that waits from now on: the crossing and the score by which it came."""
+
+    crossing: Crossing
+    score: Scored
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """An alert in the queue, with what decides whether it is its turn.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
-from schemas.alert import Crossing, Scored, rank
+from schemas.alert import Crossing, Opened, Scored, rank
 from schemas.messages import Band
 
 
@@ -72,6 +74,42 @@ def decide(state: State, score: Scored, least: Band, *, alerting: bool = True) -
     if waiting and rank(now) <= rank(waiting.known):
         return Change(State(score), Left.LOWER)
     return Change(State(score, waiting))
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a batch of scores changes.
+
+    standings: the new standing score of each encounter that has one. left: why alerts of before no longer wait, by the
+    record that crossed. repeats: scores that were no news.
+    """
+
+    standings: tuple[Scored, ...]
+    opened: tuple[Opened, ...]
+    left: Mapping[str, Left]
+    repeats: int
+
+
+def decide_all(states: Mapping[str, State], scores: Iterable[Scored], least: Band, started_at: datetime) -> Decided:
+    """Take scores in, in their order; `states` by encounter pseudonym. What was scored before `started_at` only stands.
+
+    An alert that opens and leaves within the batch has been told to nobody, and is left out.
+    """
+    now, repeats = dict(states), 0
+    opened, left = dict[str, Opened](), dict[str, Left]()
+    for score in scores:
+        before = now.get(score.encounter_pseudonym, State())
+        change = decide(before, score, least, alerting=score.scored_at >= started_at)
+        if change is None:
+            repeats += 1
+            continue
+        now[score.encounter_pseudonym] = change.state
+        if change.left and before.waiting and opened.pop(before.waiting.record_id, None) is None:
+            left[before.waiting.record_id] = change.left
+        if change.opened and change.state.waiting:
+            opened[score.record_id] = Opened(change.state.waiting, score)
+    changed = (one.standing for encounter, one in now.items() if one is not states.get(encounter))
+    return Decided(tuple(one for one in changed if one), tuple(opened.values()), left, repeats)
 
 
 def _told(band: Band | None, least: Band) -> Band | None:

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import stamina
 
-from connectors.alert_store import AlertStore, AlertWrites, Opened
+from connectors.alert_store import AlertStore, AlertWrites
 from connectors.store import TRANSIENT
 from healthalliance.alerting import metrics
 from healthalliance.alerting.budget import Held, Turn, day_begin, rights, turn
 from healthalliance.alerting.consumer import ScoreConsumer
-from healthalliance.alerting.decision import Left, State, decide
+from healthalliance.alerting.decision import Left, State, decide_all
 from healthalliance.alerting.sinks import Answer, Outcome, Sink
 from schemas.alert import Scored, Told, in_words
 from schemas.errors import UnavailableError
@@ -113,43 +113,19 @@ class AlertService:
 
     async def take(self, scores: Sequence[Scored]) -> None:
         """Decide on scores, in one transaction with what is remembered of them."""
-        now, counted, left = datetime.now(UTC), Counter[str](), dict[str, Left]()
         async with self._store.deciding() as deciding:
             stored = await deciding.stored({one.record_id for one in scores})
-            held = await deciding.states({one.encounter_pseudonym for one in scores})
+            news = [one for one in scores if one.record_id in stored]
+            held = await deciding.states({one.encounter_pseudonym for one in news})
             states = {encounter: State(*state) for encounter, state in held.items()}
-            changed, opened = set[str](), dict[str, Opened]()
-            for score in scores:
-                if score.record_id not in stored:
-                    counted["erased"] += 1
-                    continue
-                state = states.get(score.encounter_pseudonym, State())
-                change = decide(state, score, self._options.least, alerting=score.scored_at >= self._started_at)
-                counted["news" if change else "repeat"] += 1
-                if change is None:
-                    continue
-                states[score.encounter_pseudonym] = change.state
-                changed.add(score.encounter_pseudonym)
-                if change.left and state.waiting:
-                    left[state.waiting.record_id] = change.left
-                if change.opened and change.state.waiting:
-                    opened[score.record_id] = Opened(change.state.waiting, score)
-            # What was opened and left within the batch was never told to anybody, and is not written.
-            brief = opened.keys() & left.keys()
-            standings = [one for encounter in sorted(changed) if (one := states[encounter].standing)]
-            await deciding.write(
-                AlertWrites(
-                    now,
-                    standings,
-                    [one for record, one in opened.items() if record not in brief],
-                    {record: why for record, why in left.items() if record not in brief},
-                )
-            )
-        for outcome, number in counted.items():
-            self._count_scores(outcome, number)
-        self._count_alerts("opened", len(opened) - len(brief))
-        for record, why in left.items():
-            self._count_alerts(why, record not in brief)
+            decided = decide_all(states, news, self._options.least, self._started_at)
+            await deciding.write(AlertWrites(datetime.now(UTC), decided.standings, decided.opened, decided.left))
+        self._count_scores("erased", len(scores) - len(news))
+        self._count_scores("repeat", decided.repeats)
+        self._count_scores("news", len(news) - decided.repeats)
+        self._count_alerts("opened", len(decided.opened))
+        for why in decided.left.values():
+            self._count_alerts(why)
 
     # --- sending
 

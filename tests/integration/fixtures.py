@@ -13,11 +13,13 @@ from connectors.migrate import migrate
 from connectors.settings import Settings
 from connectors.simulator import simulate
 from healthalliance import local_stack
+from healthalliance.local_stack import Ports
 from healthalliance.progress import wait_until_applied
 from healthalliance.publishing import publish_events
 from healthalliance.workers import WorkerProcesses
 from model_training.job import train
 from schemas.institutions import institutions
+from tests.faults.lasting_ports import lasting_ports
 from tests.integration.running import SYNTHEA, StandingWorker, Trained, data_folder, four_free_ports, new_workers
 from tests.integration.running_api import Api, running_api
 
@@ -30,6 +32,16 @@ def stack() -> Iterator[Settings]:
     """Run Kafka, schema registry, PostgreSQL and model store, with topics and tables and nothing in them."""
     with data_folder() as settings:
         running = local_stack.up(settings, print, four_free_ports())
+        ensure_topics(running)
+        migrate(running.database_url)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Settings]:
+    """Run a stack for a module alone, whose tests disturb others: scores that no worker made, parts that are killed."""
+    with data_folder() as settings:
+        running = local_stack.up(settings, print, Ports(*lasting_ports(4)))
         ensure_topics(running)
         migrate(running.database_url)
         yield running

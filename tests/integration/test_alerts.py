@@ -17,22 +17,16 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from connectors.alert_store import AlertWrites, Opened, open_alert_store
-from connectors.kafka import OutMessage, Publisher
+from connectors.alert_store import AlertWrites, open_alert_store
 from connectors.settings import Settings
 from connectors.store import Writes, connect
 from healthalliance.alerting.budget import rights
-from healthalliance.progress import fetch, wait_until_applied
-from healthalliance.workers import WorkerProcesses
-from schemas.alert import Crossing, scored
-from schemas.topics import TopicFamily, topic_name
+from healthalliance.progress import fetch
+from schemas.alert import Crossing, Opened, scored
 from tests.integration.alerting import Alerts, Receiver, Scores, Stay, alerts_of, mark
-from tests.integration.asking import publish
 from tests.integration.command_line import Ended, run
 from tests.integration.mailing import PASSWORD, USER, Mailbox, mail_server, make_certificate
-from tests.integration.reading import keys_of, latest_risk
-from tests.integration.running import Trained, wait_until
-from tests.unit.schemas.fhir_events import encounter, to_bytes
+from tests.integration.running import wait_until
 
 pytestmark = pytest.mark.stack
 
@@ -41,8 +35,8 @@ _SECRET = "a-secret-of-the-test-that-is-long"
 
 
 @pytest.fixture(scope="module")
-def scores(stack: Settings) -> Scores:
-    return Scores(stack.model_copy(update={"alert_timeout_s": 1.0, "retry_timeout_s": 30.0}))
+def scores(own_stack: Settings) -> Scores:
+    return Scores(own_stack.model_copy(update={"alert_timeout_s": 1.0, "retry_timeout_s": 30.0}))
 
 
 @pytest.fixture
@@ -187,31 +181,6 @@ def test_what_is_told_is_what_stands_when_it_is_told(scores: Scores, channel: st
         [posted] = receiver.posted
     assert (posted.document["record_id"], posted.document["probability"]) == (newer.record_id, 0.77)
     assert posted.document["alert_id"] == broken.posted[0].document["alert_id"]
-
-
-# --- from a hospital's events
-
-
-def test_a_hospitals_event_becomes_an_alert_and_its_erasure_takes_it_away(
-    trained: Trained, worker: WorkerProcesses, channel: str
-) -> None:
-    settings, institution = trained.settings, "dkfz"
-    arguments = ("alerts", "-i", institution, "--channel", channel, "--min-band", "low", "--once", "--json")
-    assert run(settings, *arguments).code == 0
-    publish(settings, to_bytes(encounter("alerted", patient="health")))
-    [alert] = run(settings, *arguments).document["sent"]
-    stored = latest_risk(settings, institution, ["alerted"])["alerted"]
-    assert alert["record_id"] == str(stored["record_id"])
-    assert (alert["probability"], alert["band"]) == (stored["probability"], stored["band"])
-    assert alert["encounter_pseudonym"] == keys_of(settings, institution).encounter_pseudonym("alerted")
-    assert alert["reasons"]
-    topic = topic_name(TopicFamily.ENCOUNTERS, institution)
-    Publisher(settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/health", None)])
-    wait_until_applied(settings, 60)
-    assert alerts_of(settings, channel) == []
-    assert run(settings, *arguments).document["sent"] == []
-    assert fetch(settings, "SELECT FROM alert_standings WHERE channel = $1 AND patient_pseudonym = $2", channel,
-                 alert["patient_pseudonym"]) == []  # fmt: skip
 
 
 # --- marks

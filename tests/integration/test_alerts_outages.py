@@ -5,34 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from connectors.kafka import ensure_topics
-from connectors.migrate import migrate
 from connectors.settings import Settings
 from healthalliance import local_stack
-from healthalliance.local_stack import Part, Ports
-from tests.faults.lasting_ports import lasting_ports
+from healthalliance.local_stack import Part
 from tests.integration.alerting import Alerts, Receiver, Scores, Stay, alerts_of
-from tests.integration.running import data_folder, wait_until
+from tests.integration.command_line import of_local_stack
+from tests.integration.running import wait_until
 
 pytestmark = pytest.mark.stack
 
 _INSTITUTION = "embl"
 _AWAY_S = 3.0
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[tuple[Settings, Settings]]:
-    """Run a stack whose parts may be killed; its folder's settings, and the addresses."""
-    with data_folder() as settings:
-        running = local_stack.up(settings, print, Ports(*lasting_ports(4)))
-        ensure_topics(running)
-        migrate(running.database_url)
-        yield settings, running.model_copy(update={"alert_timeout_s": 1.0})
 
 
 def kill(settings: Settings, part: Part) -> None:
@@ -50,8 +37,8 @@ def told(receiver: Receiver, stay: Stay) -> bool:
 
 
 @pytest.mark.timeout(200)
-def test_one_process_outlives_the_outage_of_each_part(own: tuple[Settings, Settings]) -> None:
-    folder, settings = own
+def test_one_process_outlives_the_outage_of_each_part(own_stack: Settings) -> None:
+    folder, settings = of_local_stack(own_stack), own_stack.model_copy(update={"alert_timeout_s": 1.0})
     scores, stays = Scores(settings), [Stay(_INSTITUTION) for _ in range(5)]
     with (
         Receiver() as receiver,

@@ -92,8 +92,8 @@ def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def scores(stack: Settings) -> Scores:
-    return Scores(stack)
+def scores(own_stack: Settings) -> Scores:
+    return Scores(own_stack)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from healthalliance.alerting.decision import Change, Left, State, decide, is_newer
-from schemas.alert import Scored, rank
+from healthalliance.alerting.decision import Change, Left, State, decide, decide_all, is_newer
+from schemas.alert import Crossing, Opened, Scored, rank
 from schemas.messages import Band
 from tests.unit.healthalliance.alert_scores import BEGIN, a_score
 
@@ -113,6 +113,38 @@ def test_what_was_there_before_the_alerts_began_stands_but_is_not_alerted() -> N
     third = decide(second.state, again, Band.HIGH)
     assert third
     assert third.opened
+
+
+# --- batches
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("lmh-")), min_size=1, max_size=14), st.data())
+def test_where_a_batch_is_cut_changes_nothing_but_alerts_that_nobody_was_told(
+    rises: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    scores = [a_score(offset, BANDS[letter], encounter=name) for offset, (name, letter) in enumerate(rises)]
+    whole = decide_all({}, scores, Band.MEDIUM, BEGIN)
+    cut = data.draw(st.integers(0, len(scores)))
+    first = decide_all({}, scores[:cut], Band.MEDIUM, BEGIN)
+    waiting = {one.score.encounter_pseudonym: one.crossing for one in first.opened}
+    states = {one.encounter_pseudonym: State(one, waiting.get(one.encounter_pseudonym)) for one in first.standings}
+    second = decide_all(states, scores[cut:], Band.MEDIUM, BEGIN)
+    stands = {one.encounter_pseudonym: one for part in (first, second) for one in part.standings}
+    assert stands == {one.encounter_pseudonym: one for one in whole.standings}
+    still = [one for one in (*first.opened, *second.opened) if one.crossing.record_id not in second.left]
+    assert sorted(still, key=str) == sorted(whole.opened, key=str)
+    assert whole.left == {}
+    assert (whole.repeats, first.repeats, second.repeats) == (0, 0, 0)
+
+
+def test_a_batch_tells_why_alerts_of_before_left_and_what_was_a_repeat() -> None:
+    high, low = of("hl")
+    first = decide_all({}, [high, high], Band.HIGH, BEGIN)
+    assert (first.opened, first.repeats) == ((Opened(Crossing(high.record_id, None), high),), 1)
+    second = decide_all({"e": State(high, first.opened[0].crossing)}, [low, high], Band.HIGH, BEGIN)
+    assert (second.standings, second.opened, second.repeats) == ((low,), (), 1)
+    assert second.left == {high.record_id: Left.LOWER}
+    assert decide_all({}, [high], Band.HIGH, BEGIN + timedelta(hours=1)).opened == ()
 
 
 # --- order
