@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from connectors.score_reading import STORED_COLUMNS, Connection, stored_score
+from schemas.alert import rank
 from schemas.messages import Band
 from schemas.stored_score import StoredScore
 
@@ -32,7 +33,7 @@ class Mark:
     def is_seen(self, band: str | None) -> bool:
         """Tell whether somebody has seen a risk as high as this."""
         seen = self.acknowledged_band
-        return seen is not None and band is not None and list(Band).index(Band(band)) <= list(Band).index(seen)
+        return seen is not None and rank(Band(band) if band else None) <= rank(seen)
 
     def is_quiet(self, band: str | None, now: datetime) -> bool:
         """Tell whether nobody wants to be told of a risk as high as this now."""

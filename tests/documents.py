@@ -38,6 +38,10 @@ ELSEWHERE = {
     "healthalliance worker --history-only": "tests/integration/fixtures.py",
     "healthalliance worker": "tests/integration/test_health.py",
     "healthalliance rebuild": "tests/integration/test_rebuild.py",
+    "healthalliance alerts --institution ukhd --min-band high --sink webhook --budget 20": (
+        "tests/integration/test_alerts.py"
+    ),
+    "healthalliance alerts simulate --institution ukhd --budget 20 --since 90d": "tests/integration/test_alerts.py",
     **dict.fromkeys(
         ["MODEL_ALIAS=challenger healthalliance replay -i embl --from 2025-03-01 --into what_if"],
         "tests/integration/test_replay.py",

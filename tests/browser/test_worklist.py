@@ -147,6 +147,12 @@ def test_a_corrected_encounter_has_a_trend_and_a_history(page: Page, trained: Tr
     expect(page.get_by_role("button", name=f"Patient/{name}", exact=True)).to_be_focused()
 
 
+def test_an_alerts_link_leads_to_its_encounter(page: Page, trained: Trained, name: str) -> None:
+    row = scored(trained.settings, name)
+    page.goto(f"{page.url}#{row['encounter_pseudonym']}")
+    expect(page.get_by_role("dialog", name=f"Patient/{name}")).to_be_visible()
+
+
 def test_filters_and_orders(page: Page, trained: Trained) -> None:
     for _ in range(3):
         scored(trained.settings, next(_names))

@@ -101,6 +101,8 @@ def named_command(words: list[str]) -> tuple[Any, list[str]] | None:
     """Follow words to the command they name, and return it with what is left; None where there is none."""
     command: Any = get_command(cli.app)
     while words and isinstance(command, TyperGroup):
+        if command.invoke_without_command and words[0].startswith("-"):
+            break
         if words[0] not in command.commands:
             return None
         command, words = command.commands[words[0]], words[1:]

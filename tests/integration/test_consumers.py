@@ -1,4 +1,4 @@
-"""The consumers of docs/consumers.md: the page's own code, run against the real stack."""
+"""The consumers of docs/alerting.md: the page's own code, run against the real stack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration.running import wait_until
 
 pytestmark = pytest.mark.stack
 
-_PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "alerting.md"
 _NEEDS = Path(__file__).parent / "consumers"
 _INSTITUTION = "embl"
 _MOST_LINES = 25

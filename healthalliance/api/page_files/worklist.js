@@ -269,7 +269,15 @@ async function begin() {
   $("#worklist").hidden = $("#sign-out").hidden = false;
   say("asking");
   await refresh();
-  if ($("#sign-in").hidden) watch();
+  if (!$("#sign-in").hidden) return;
+  watch();
+  await openLinked();
+}
+
+// Alerts link to an encounter: the page's address, # and its pseudonym.
+async function openLinked() {
+  const encounter = location.hash.slice(1);
+  if (/^[0-9a-f-]{36}$/.test(encounter) && $("#sign-in").hidden) await showDetails(encounter);
 }
 
 $("#sign-in").addEventListener("submit", async (event) => {
@@ -291,6 +299,7 @@ $("#sign-out").addEventListener("click", async () => {
   showSignIn();
 });
 
+window.addEventListener("hashchange", openLinked);
 $("#filters").addEventListener("change", refresh);
 $("#filters").addEventListener("submit", (event) => event.preventDefault());
 
