@@ -12,6 +12,7 @@ from rich.console import Console
 
 from connectors.settings import Settings
 from healthalliance import demo
+from healthalliance.local_stack.ports import free_port
 from schemas.institutions import institutions
 from tests.documents import ROOT
 
@@ -35,7 +36,7 @@ def test_the_demo_shows_how_events_ended_the_highest_risks_and_how_long_it_took(
 ) -> None:
     monkeypatch.setattr(demo, "_PATIENTS", 300)
     monkeypatch.setattr(demo, "_LIVE_UNTIL", demo._HISTORY_UNTIL + timedelta(days=10))
-    settings = Settings.model_construct(data_dir=tmp_path, train_search_budget_s=0.0)
+    settings = Settings.model_construct(data_dir=tmp_path, train_search_budget_s=0.0, metrics_port=free_port(()))
     said = io.StringIO()
     found = demo.run_demo(settings, once=True, seed=1, out=Console(file=said, width=200))
     assert found["institutions"].keys() == institutions().keys()
