@@ -52,7 +52,13 @@ class Scored:
 
 @contextmanager
 def database(settings: Settings, name: str, template: str = "template1") -> Iterator[Settings]:
+    # A database is copied while nobody uses it; the API, which other modules' tests started, connects again by itself.
+    if template != "template1":
+        fetch(settings, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
+        fetch(settings, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", template)
     fetch(settings, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    if template != "template1":
+        fetch(settings, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
     url = urlsplit(settings.database_url)
     try:
         yield settings.model_copy(update={"database_url": url._replace(path=f"/{name}").geturl()})
