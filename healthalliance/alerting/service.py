@@ -132,7 +132,7 @@ class AlertService:
     async def _keep_sending(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await self._send_round(stopping)
-            pause = min(2.0**self._failures, _LONGEST_PAUSE_S) if self._failures else _LOOK_EVERY_S
+            pause = retry_after(self._failures, 0).total_seconds() if self._failures else _LOOK_EVERY_S
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), pause)
 
