@@ -141,6 +141,7 @@ rejected_events = Table(
     Column("reason", Text, nullable=False, comment="the first issue's reason code"),
     Column("issues", JSONB, nullable=False, comment='[{"reason", "path"}]'),
     PrimaryKeyConstraint("topic_id", "source_partition", "source_offset"),
+    Index("rejected_events_received", "institution", "received_at"),
     comment="Why events were rejected; their bytes are on rejected.<institution> only.",
 )
 

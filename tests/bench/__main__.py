@@ -38,7 +38,7 @@ from healthalliance.publishing import Ledger, publish_events
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
-from tests.bench import predictions, training
+from tests.bench import analysts, predictions, training
 from tests.bench.naive import TABLES
 from tests.bench.swaps import compare, timed
 
@@ -86,6 +86,7 @@ def run() -> dict[str, Any]:
         report["latency_at_200_per_s_ms"] = _latency(running, next(windows))
         report["swaps_at_200_per_s_ms"] = _swaps(running, next(windows))
         report["predictions"] = None if predictions.why_not() else predictions.measure(running)
+    report["analysts"] = analysts.costs(Path(".local/bench-analysts"))
     return report | {"training": training.costs(Path(".local/bench-training"))}
 
 
@@ -257,6 +258,7 @@ def show(report: dict[str, Any]) -> None:
     table.add_row("throughput kept with 100,000 more patients", f"{kept:.2f}", "≥ 0.80")
     predictions.add_rows(table, report["predictions"])
     out.print(table)
+    analysts.show(report["analysts"])
     training.show(report["training"])
 
 

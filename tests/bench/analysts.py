@@ -53,10 +53,16 @@ def costs(data_dir: Path, scores: int = _SCORES) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Print each query's time beside its limit."""
-    table = Table("query", "rows", "ms", "target", title=f"Analysts' queries over {found['scores']:,} scores")
+    """Print each query's time beside its limit, and mark those above it."""
+    table = Table("query", "rows", "ms", "target", "", title=f"Analysts' queries over {found['scores']:,} scores")
     for one in found["queries"]:
-        table.add_row(one["query"], f"{one['rows']:,}", f"{1000 * one['seconds']:.0f}", f"≤ {1000 * LIMIT_S:.0f}")
+        table.add_row(
+            one["query"],
+            f"{one['rows']:,}",
+            f"{1000 * one['seconds']:.0f}",
+            f"≤ {1000 * LIMIT_S:.0f}",
+            "too slow" if one["seconds"] > LIMIT_S else "",
+        )
     out.print(table)
 
 

@@ -37,6 +37,7 @@ DROP INDEX risk_scores_latest;
 CREATE INDEX risk_scores_encounter ON risk_scores (encounter_pseudonym);
 CREATE INDEX risk_scores_daily ON risk_scores (institution, received_at) INCLUDE (inpatient, band, probability)
     WHERE superseded_by IS NULL AND status <> 'entered-in-error';
+CREATE INDEX rejected_events_received ON rejected_events (institution, received_at);
 """
 
 _NUMBERS = "\n       ".join(f"(one.features->>'{name}')::double precision AS {name}," for name in _FEATURES)
@@ -201,7 +202,7 @@ def downgrade() -> None:
     op.execute("ALTER VIEW model_performance_exact RENAME TO model_performance")
     op.execute("ALTER VIEW institution_daily_risk_exact RENAME TO institution_daily_risk")
     op.execute(_REVOKE)
-    op.execute("DROP INDEX risk_scores_daily, risk_scores_encounter")
+    op.execute("DROP INDEX rejected_events_received, risk_scores_daily, risk_scores_encounter")
     op.execute(
         "CREATE INDEX risk_scores_latest ON risk_scores (institution, encounter_pseudonym) WHERE superseded_by IS NULL"
     )
