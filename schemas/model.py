@@ -122,6 +122,11 @@ class Model(Protocol):
         ...
 
     @property
+    def registered_at(self) -> float | None:
+        """When it was registered, as Unix time in s; None outside the registry."""
+        ...
+
+    @property
     def card(self) -> ModelCard:
         """The model's card."""
         ...

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)  # memory, processor time, when it was started
 
 EVENTS = Counter(
     "healthalliance_events", "Events applied, by how they ended.", ["institution", "outcome"], registry=REGISTRY
@@ -41,12 +42,20 @@ RETRIES = Counter(
     "healthalliance_retries", "Batches tried again because something outside did not answer.", ["part"],
     registry=REGISTRY,
 )  # fmt: skip
+WAITING_EVENTS = Gauge(
+    "healthalliance_waiting_events", "Events of a partition this worker holds that are not worked off yet.",
+    ["institution", "partition"], registry=REGISTRY,
+)  # fmt: skip
 READY = Gauge("healthalliance_ready", "1 while the worker consumes, else 0.", registry=REGISTRY)
 INTAKE_STOPPED = Gauge(
     "healthalliance_intake_stopped", "1 while an institution's intake is stopped, else 0.", ["institution"],
     registry=REGISTRY,
 )  # fmt: skip
 MODEL = Gauge("healthalliance_model", "1 for the model that scores.", ["name", "version"], registry=REGISTRY)
+MODEL_REGISTERED = Gauge(
+    "healthalliance_model_registered_timestamp_seconds", "When the model that scores was registered, as Unix time.",
+    ["name", "version"], registry=REGISTRY,
+)  # fmt: skip
 CHALLENGER = Gauge(
     "healthalliance_challenger", "1 for the model that scores beside it, unpublished.", ["name", "version"],
     registry=REGISTRY,

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import faust
@@ -26,7 +26,7 @@ from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, institution_of, topic_name
 from streams import metrics
 from streams.app import create_app
-from streams.decision import Sender
+from streams.decision import Outcome, Sender
 from streams.health import serve_health
 from streams.models import ModelWatch
 from streams.performance import show_performance
@@ -89,6 +89,8 @@ class Worker:
         self._stopped = await self._store.stopped_intakes()
         for institution in institutions():
             metrics.INTAKE_STOPPED.labels(institution).set(institution in self._stopped)
+            for outcome in Outcome:
+                metrics.EVENTS.labels(institution, outcome)  # at 0: a rate misses what a counter begins with
         self._processor = self._new_processor(self._store)
         await self._look_topic_ids_up()  # records may come before partitions are told of
         if not self._history_only:
@@ -98,7 +100,7 @@ class Worker:
         self._app = create_app(settings, self._processor, topics, on_assigned=self._on_assigned, fail=fail)
         self._tasks = [
             asyncio.ensure_future(_every(settings.model_poll_s, self._look_around)),
-            asyncio.ensure_future(_every(_STANDSTILL_EVERY_S, self._end_at_a_standstill)),
+            asyncio.ensure_future(_every(_STANDSTILL_EVERY_S, self._look_at_what_waits)),
             asyncio.ensure_future(_every(_PARTITIONS_EVERY_S, self._store.ensure_partitions)),
             *([asyncio.ensure_future(_every(_TRIM_EVERY_S, partial(asyncio.to_thread, trim)))] if trim else []),
             asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
@@ -136,8 +138,11 @@ class Worker:
     def _use_champion(self) -> None:
         model = self._processor.model = self._champion.model
         metrics.MODEL.clear()
+        metrics.MODEL_REGISTERED.clear()
         if model is not None:
             metrics.MODEL.labels(model.name, model.version).set(1)
+            if model.registered_at is not None:
+                metrics.MODEL_REGISTERED.labels(model.name, model.version).set(model.registered_at)
             log.info("Scoring with %s version %s.", model.name, model.version)
 
     async def _look_for_challenger(self) -> None:
@@ -175,10 +180,10 @@ class Worker:
         if not self._champion.is_unreachable:
             await self._look_for_challenger()
 
-    async def _end_at_a_standstill(self) -> None:
-        """End the process where events wait for it and nothing says why it takes none."""
+    async def _look_at_what_waits(self) -> None:
+        """Show how many events wait; end the process where they do and nothing says why it takes none."""
         consumer = self._app.consumer
-        if not isinstance(consumer, RunConsumer) or not self._assigned or self._processor.in_trouble:
+        if not isinstance(consumer, RunConsumer) or not self._assigned:
             self._standstill.forget()
             return
         done = consumer.done_offsets()
@@ -189,7 +194,10 @@ class Worker:
         except UnavailableError:
             self._standstill.forget()
             return
-        if stuck := self._standstill.look(ends, done, self._app.loop.time()):
+        _show_waiting(ends, done)
+        if self._processor.in_trouble:
+            self._standstill.forget()
+        elif stuck := self._standstill.look(ends, done, self._app.loop.time()):
             fail(UnavailableError(f"Events wait in {len(stuck)} partitions, but none is taken; starting again."))
 
     async def _show_performance(self) -> None:
@@ -208,6 +216,13 @@ class Worker:
         if isinstance(consumer, RunConsumer) and self._app.loop.time() - consumer.last_poll_at > _POLL_SILENCE_S:
             return "not asking for records"
         return None
+
+
+def _show_waiting(ends: Mapping[tuple[str, int], int], done: Mapping[tuple[str, int], int]) -> None:
+    metrics.WAITING_EVENTS.clear()  # partitions go to other workers
+    for (topic, partition), at in done.items():
+        waiting = max(0, ends.get((topic, partition), at) - at)
+        metrics.WAITING_EVENTS.labels(institution_of(topic), partition).set(waiting)
 
 
 def fail(error: BaseException) -> None:

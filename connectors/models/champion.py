@@ -40,7 +40,7 @@ download_artifacts(artifact_uri=sys.argv[1], dst_path=sys.argv[2])
 
 # MLflow's own tables; a test holds them against MLflow's client.
 _BY_ALIAS = """
-SELECT version.version, tag.value, coalesce(version.storage_location, version.source)
+SELECT version.version, tag.value, coalesce(version.storage_location, version.source), version.creation_time
 FROM registered_model_aliases AS alias
 JOIN model_versions AS version ON version.name = alias.name AND version.version = alias.version
 LEFT JOIN model_version_tags AS tag
@@ -51,16 +51,21 @@ WHERE alias.name = ? AND alias.alias = ?
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """A version as the registry knows it; `location` is the folder of its file, None where only a server knows."""
+    """A version as the registry knows it; `location` is the folder of its file, None where only a server knows.
+
+    registered_at: Unix time, s.
+    """
 
     version: str
     digest: str
     location: str | None
+    registered_at: float | None = None
 
 
 class _LastGood(msgspec.Struct, frozen=True):
     version: str
     digest: str
+    registered_at: float | None = None
 
 
 def load(uri_or_path: str, settings: Settings) -> OnnxModel:
@@ -104,7 +109,13 @@ def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxMo
         raise NoModelError(f"No version of {settings.model_name} has the alias {settings.model_alias} yet.")
     _require_digest(settings, found)
     data = kept.file(found.digest) or _fetch(settings, found)
-    model = from_bytes(data, name=settings.model_name, version=found.version, digest=found.digest)
+    model = from_bytes(
+        data,
+        name=settings.model_name,
+        version=found.version,
+        digest=found.digest,
+        registered_at=found.registered_at,
+    )
     kept.keep(model, data)
     return model
 
@@ -158,7 +169,7 @@ class _Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.file(model.digest) is None:
                 _replace(self.folder / f"{model.digest}.onnx", data)
-            _replace(self._note, msgspec.json.encode(_LastGood(model.version, model.digest)))
+            _replace(self._note, msgspec.json.encode(_LastGood(model.version, model.digest, model.registered_at)))
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR: {self.folder} cannot be written: {error.strerror}.") from None
 
@@ -171,7 +182,9 @@ class _Kept:
             data = None
         if data is None:
             raise UnavailableError(f"{why} No earlier copy of {self.name}@{self.alias} is in {self.folder}.") from why
-        return from_bytes(data, name=self.name, version=last.version, digest=last.digest)
+        return from_bytes(
+            data, name=self.name, version=last.version, digest=last.digest, registered_at=last.registered_at
+        )
 
     @property
     def _note(self) -> Path:
@@ -214,7 +227,7 @@ def _find_in_sqlite(path: Path, settings: Settings) -> _Registered | None:
             connection.close()
     except sqlite3.Error as error:
         raise UnavailableError("The model registry at MLFLOW_TRACKING_URI cannot be read.") from error
-    return _Registered(str(row[0]), row[1] or "", row[2]) if row else None
+    return _Registered(str(row[0]), row[1] or "", row[2], row[3] / 1000) if row else None
 
 
 def _find_on_server(uri: str, settings: Settings) -> _Registered | None:
@@ -231,7 +244,9 @@ def _find_on_server(uri: str, settings: Settings) -> _Registered | None:
         answer.raise_for_status()
         found = body["model_version"]
         tags = {tag["key"]: tag["value"] for tag in found.get("tags", ())}
-        return _Registered(str(found["version"]), tags.get(DIGEST_TAG, ""), None)
+        return _Registered(
+            str(found["version"]), tags.get(DIGEST_TAG, ""), None, int(found["creation_timestamp"]) / 1000
+        )
     except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         raise UnavailableError("The model registry at MLFLOW_TRACKING_URI does not answer.") from error
 

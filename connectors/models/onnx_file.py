@@ -25,6 +25,7 @@ class OnnxModel:
     digest: str
     card: ModelCard
     session: onnxruntime.InferenceSession = field(repr=False)
+    registered_at: float | None = None
 
     def contributions(self, rows: NDArray[np.float32]) -> Floats:
         """Attribute rows [n, features]: the raw contributions [n, features]; a row's do not depend on the others."""
@@ -49,7 +50,9 @@ def load_model(path: Path) -> OnnxModel:
     return from_bytes(data, name=path.stem, version=sha256(data)[:12])
 
 
-def from_bytes(data: bytes, *, name: str, version: str, digest: str | None = None) -> OnnxModel:
+def from_bytes(
+    data: bytes, *, name: str, version: str, digest: str | None = None, registered_at: float | None = None
+) -> OnnxModel:
     """Load a model and warm it up.
 
     Raises ModelRefusedError unless it has the expected digest, if given, and this code's features, and gives
@@ -62,7 +65,7 @@ def from_bytes(data: bytes, *, name: str, version: str, digest: str | None = Non
         )
     session = _session(data, f"{name} version {version}")
     card = _card(session, f"{name} version {version}")
-    model = OnnxModel(name, version, actual, card, session)
+    model = OnnxModel(name, version, actual, card, session, registered_at)
     _warm_up(model)
     return model
 

@@ -78,7 +78,10 @@ def register(settings: Settings, candidate: Candidate) -> OnnxModel:
             tags={DIGEST_TAG: checked.digest, **candidate.tags},
             description=candidate.description,
         )
-    return OnnxModel(checked.name, str(registered.version), checked.digest, checked.card, checked.session)
+    registered_at = registered.creation_timestamp / 1000
+    return OnnxModel(
+        checked.name, str(registered.version), checked.digest, checked.card, checked.session, registered_at
+    )
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from connectors.models import load_champion
 from healthalliance.workers import WorkerProcesses
+from schemas.institutions import institutions
 from streams import metrics
 from tests.integration.asking import INSTITUTION, ask, publish, samples, value_of
 from tests.integration.command_line import run
@@ -50,6 +52,25 @@ def test_the_metrics_count_events_scores_and_rejections(trained: Trained, worker
         _key("healthalliance_scores_total", band=row["band"]): 1,
         _key("healthalliance_rejections_total", reason="not-json"): 1,
     }
+
+
+def test_a_worker_tells_what_waits_in_each_of_its_partitions(trained: Trained, worker: WorkerProcesses) -> None:
+    def waiting() -> dict[str, float]:
+        return {
+            f"{labels['institution']} {labels['partition']}": value
+            for (name, pairs), value in samples(worker).items()
+            if name == "healthalliance_waiting_events"
+            for labels in [dict(pairs)]
+        }
+
+    partitions = {f"{id_} {n}" for id_ in institutions() for n in range(trained.settings.topic_partitions)}
+    wait_until("all partitions are looked at, and nothing waits", lambda: waiting() == dict.fromkeys(partitions, 0.0))
+
+
+def test_a_worker_tells_when_its_model_was_registered(trained: Trained, worker: WorkerProcesses) -> None:
+    model = load_champion(trained.settings)
+    labels = {"name": model.name, "version": model.version}
+    assert value_of(worker, "healthalliance_model_registered_timestamp_seconds", **labels) == model.registered_at
 
 
 _COUNTERS = ("healthalliance_events_total", "healthalliance_scores_total", "healthalliance_rejections_total")

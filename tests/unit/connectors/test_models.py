@@ -274,6 +274,8 @@ def test_the_last_good_model_serves_while_the_registry_is_away(own: Registered) 
         champion_version(away)
     model = load_champion(away)
     assert (model.version, model.digest) == ("1", own.model.digest)
+    assert own.model.registered_at is not None
+    assert model.registered_at == own.model.registered_at
 
 
 def test_the_last_good_model_serves_while_the_files_or_the_store_are_broken(own: Registered) -> None:
@@ -341,11 +343,12 @@ def server() -> Iterator[Server]:
 def test_a_server_tells_the_champion_and_a_kept_file_needs_no_download(own: Registered, server: Server) -> None:
     load_champion(own.settings)
     tags = [{"key": "digest", "value": own.model.digest}]
-    server.body = {"model_version": {"name": "readmission-risk", "version": "4", "tags": tags}}
+    told = {"name": "readmission-risk", "version": "4", "tags": tags, "creation_timestamp": 1_700_000_000_500}
+    server.body = {"model_version": told}
     remote = settings_in(own.settings.data_dir, server.uri)
     assert champion_version(remote) == "4"
     model = load_champion(remote)
-    assert (model.version, model.digest) == ("4", own.model.digest)
+    assert (model.version, model.digest, model.registered_at) == ("4", own.model.digest, 1_700_000_000.5)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class Told:
     name: str = "told"
     version: str = "1"
     digest: str = ""
+    registered_at: float | None = None
 
     def contributions(self, rows: NDArray[np.float32]) -> Floats:
         return self.raw

@@ -110,6 +110,7 @@ class LinearModel:
     name: str = "linear"
     version: str = VERSION
     digest: str = "0" * 64
+    registered_at: float | None = None
     card: ModelCard = CARD
 
     def contributions(self, rows: NDArray[np.float32]) -> Floats:
