@@ -12,6 +12,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from healthalliance.api import metrics as of_the_api
+from monitoring.grafana.generate import Dashboard
 from streams import metrics as of_workers
 from tests.contract.source_code import ROOT
 
@@ -70,8 +71,18 @@ def series() -> dict[str, set[str]]:
         }
     for rule in rules():
         if not rule.is_alert:
-            found[rule.name] = {label for labels in _GROUPING.findall(rule.expression) for label in _names(labels)}
+            found[rule.name] = _grouped_by(rule.expression) - {"le"}
     return found
+
+
+def labels_kept(expression: str) -> set[str]:
+    """Name the labels that a query's answer has: those it groups by, or else its series'."""
+    named = {name for name, _ in _SELECTOR.findall(expression) if name in series()}
+    return _grouped_by(expression) or set().union(*(series()[name] for name in named))
+
+
+def _grouped_by(expression: str) -> set[str]:
+    return {label for labels in _GROUPING.findall(expression) for label in _names(labels)}
 
 
 def _series_of(metric: MetricWrapperBase) -> dict[str, set[str]]:
@@ -107,3 +118,8 @@ def faults_of(expression: str) -> Iterator[str]:
 
 def _names(text: str) -> list[str]:
     return [found for part in text.split(",") if (found := re.split(r"[=!~]", part)[0].strip())]
+
+
+def queries_of(dashboard: Dashboard) -> list[str]:
+    """List what a dashboard's panels ask, for all institutions."""
+    return [query.replace("$institution", ".*") for panel in dashboard.panels for query in panel.queries.values()]
