@@ -119,6 +119,9 @@ async def versions_of(
     return found
 
 
+# Marks lock the score they are about: who erases the patient waits, and then finds the mark.
+
+
 async def acknowledge(connection: Connection, institution: str, encounter: str, record_id: str, now: datetime) -> bool:
     """Note that a score was seen; return whether it is one of the encounter's."""
     return await _noted(
@@ -127,6 +130,7 @@ async def acknowledge(connection: Connection, institution: str, encounter: str, 
                                                acknowledged_record_id, acknowledged_at, updated_at)
            SELECT institution, encounter_pseudonym, patient_pseudonym, record_id, $4, $4 FROM risk_scores
            WHERE institution = $1 AND encounter_pseudonym = $2 AND record_id = $3 AND probability IS NOT NULL
+           FOR KEY SHARE
            ON CONFLICT (institution, encounter_pseudonym) DO UPDATE
            SET acknowledged_record_id = excluded.acknowledged_record_id, acknowledged_at = $4, updated_at = $4""",
         institution,
@@ -143,7 +147,7 @@ async def snooze(connection: Connection, institution: str, encounter: str, until
         """INSERT INTO worklist_marks AS held (institution, encounter_pseudonym, patient_pseudonym, snoozed_until,
                                                updated_at)
            SELECT institution, encounter_pseudonym, patient_pseudonym, $3, $4 FROM risk_scores
-           WHERE institution = $1 AND encounter_pseudonym = $2 LIMIT 1
+           WHERE institution = $1 AND encounter_pseudonym = $2 LIMIT 1 FOR KEY SHARE
            ON CONFLICT (institution, encounter_pseudonym) DO UPDATE SET snoozed_until = $3, updated_at = $4""",
         institution,
         encounter,

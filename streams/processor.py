@@ -376,7 +376,7 @@ def _require_whole(reached: Mapping[Partition, int], positions: Positions) -> No
             # Fetched before a rebalance, or acknowledged and then lost with a database that was restored.
             raise FencedError(
                 f"{partition.topic}/{partition.number} goes on at {position}, but is applied up to {next_offset} only. "
-                "If starting again does not help, set the consumer group back to that offset."
+                "If starting again does not help, stop the workers and run `healthalliance rebuild`."
             )
 
 

@@ -20,6 +20,7 @@ NAMES = (
     "docs/alerting.md",
     "docs/analysts.md",
     "docs/operations.md",
+    "docs/runbooks.md",
     "docs/models.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
@@ -37,6 +38,8 @@ ELSEWHERE = {
     "healthalliance down": "tests/integration/test_local_stack.py",
     "healthalliance worker --history-only": "tests/integration/fixtures.py",
     "healthalliance worker": "tests/integration/test_health.py",
+    "healthalliance doctor": "tests/integration/test_command_line.py",
+    "healthalliance status": "tests/integration/test_command_line.py",
     "healthalliance rebuild": "tests/integration/test_rebuild.py",
     "healthalliance alerts --institution ukhd --min-band high --sink webhook --budget 20": (
         "tests/integration/test_alerts.py"

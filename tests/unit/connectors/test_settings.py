@@ -22,12 +22,14 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_anything_set_every_address_is_empty_and_means_the_local_stack() -> None:
     settings = load_settings()
     addresses = {name: value for name, value in settings if name.endswith(("_url", "_uri", "_servers"))}
+    assert not any(addresses.pop(name).get_secret_value() for name in ("alert_webhook_url", "alert_slack_url"))
     assert addresses == {
         "kafka_bootstrap_servers": "",
         "schema_registry_url": "",
         "database_url": "",
         "mlflow_tracking_uri": "",
         "dvc_remote_url": "",  # the local stack has none: nothing is pushed
+        "alert_worklist_url": "",  # alerts link nowhere
     }
     assert settings.data_dir == Path(".local")
 
