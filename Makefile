@@ -16,7 +16,7 @@ demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 
 	@$(BIN)/healthalliance demo $(if $(ONCE),--once)
 
 test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 check: setup  ## format, lint, types, import rules, schema compatibility
 	@$(BIN)/ruff format --check .
