@@ -43,16 +43,16 @@ ALTER TABLE stream_progress ADD COLUMN known_until timestamptz;
 """
 
 # Hours, since 30 days are longer or shorter where a session's time zone changes its clocks meanwhile.
-_FOLLOW_UP = "interval '720 hours'"
+FOLLOW_UP = "interval '720 hours'"
 _WINDOW = "interval '2160 hours'"
 
-_VIEWS = f"""
+VIEWS = f"""
 CREATE VIEW risk_outcomes AS
 SELECT stay.institution, stay.encounter_pseudonym, stay.patient_pseudonym, stay.discharged_at,
-       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {_FOLLOW_UP} <= known.until
+       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {FOLLOW_UP} <= known.until
             THEN 'not-readmitted' ELSE stay.outcome END AS outcome,
        stay.because, stay.readmitted_at,
-       coalesce(stay.discharged_at + {_FOLLOW_UP} <= known.until, false) AS matured,
+       coalesce(stay.discharged_at + {FOLLOW_UP} <= known.until, false) AS matured,
        known.until AS known_until,
        stay.record_id, stay.received_at, score.probability, score.band, score.model_name, score.model_version,
        challenger.probability AS challenger_probability, challenger.band AS challenger_band,
@@ -66,7 +66,7 @@ LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_
 CREATE VIEW model_performance AS
 WITH judged AS (
     SELECT * FROM risk_outcomes
-    WHERE matured AND outcome <> 'censored' AND discharged_at + {_FOLLOW_UP} > known_until - {_WINDOW}
+    WHERE matured AND outcome <> 'censored' AND discharged_at + {FOLLOW_UP} > known_until - {_WINDOW}
 ), scored AS (
     SELECT institution, model_name, model_version, 'champion' AS role, probability, discharged_at,
            (outcome = 'readmitted')::integer AS readmitted
@@ -103,7 +103,7 @@ FROM summed;
 
 def upgrade() -> None:
     """Make the tables and views."""
-    for statement in (*_TABLES.split(";\n"), *_VIEWS.split(";\n")):
+    for statement in (*_TABLES.split(";\n"), *VIEWS.split(";\n")):
         if statement.strip():
             op.execute(statement)
 

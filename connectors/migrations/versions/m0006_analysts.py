@@ -2,6 +2,9 @@
 
 from alembic import op
 
+from connectors.migrations.versions.m0003_outcomes import FOLLOW_UP
+from connectors.migrations.versions.m0003_outcomes import VIEWS as EARLIER_VIEWS
+
 revision = "0006"
 down_revision = "0004"
 branch_labels = None
@@ -43,6 +46,13 @@ CREATE INDEX rejected_events_received ON rejected_events (institution, received_
 _NUMBERS = "\n       ".join(f"(one.features->>'{name}')::double precision AS {name}," for name in _FEATURES)
 
 _SMALL = "BETWEEN 1 AND 9"
+# 30 days of follow-up and the 90 days of outcomes that are judged, in hours as in the migration before.
+_JUDGED = "interval '2880 hours'"
+# 10, 5, 3 and 2 groups are all made of these.
+_PARTS = 30
+# Has the scores of the stays in question looked up by their keys; the planner would read the scores of all months,
+# since it cannot know how few of them are asked for.
+_EACH = "OFFSET 0"
 
 _VIEWS = f"""
 ALTER VIEW institution_daily_risk RENAME TO institution_daily_risk_exact;
@@ -61,6 +71,59 @@ FROM (SELECT *,
              encounters >= 10 AND high NOT {_SMALL} AND medium NOT {_SMALL} AND low NOT {_SMALL} AS bands_told
       FROM institution_daily_risk_exact) AS counted;
 
+CREATE OR REPLACE VIEW risk_outcomes AS
+SELECT stay.institution, stay.encounter_pseudonym, stay.patient_pseudonym, stay.discharged_at,
+       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {FOLLOW_UP} <= known.until
+            THEN 'not-readmitted' ELSE stay.outcome END AS outcome,
+       stay.because, stay.readmitted_at,
+       coalesce(stay.discharged_at + {FOLLOW_UP} <= known.until, false) AS matured,
+       known.until AS known_until,
+       stay.record_id, stay.received_at, score.probability, score.band, score.model_name, score.model_version,
+       challenger.probability AS challenger_probability, challenger.band AS challenger_band,
+       challenger.model_name AS challenger_name, challenger.model_version AS challenger_version
+FROM score_outcomes AS stay
+LEFT JOIN (SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution) AS known
+       USING (institution)
+LEFT JOIN LATERAL (SELECT probability, band, model_name, model_version FROM risk_scores
+                   WHERE record_id = stay.record_id AND received_at = stay.received_at {_EACH}) AS score ON true
+LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_id;
+
+CREATE VIEW judged_scores AS
+SELECT stay.institution, of.model_name, of.model_version, of.role, of.probability, stay.record_id, stay.discharged_at,
+       (stay.outcome = 'readmitted')::integer AS readmitted
+FROM risk_outcomes AS stay
+CROSS JOIN LATERAL (
+    VALUES ('champion', stay.model_name, stay.model_version, stay.probability),
+           ('challenger', stay.challenger_name, stay.challenger_version, stay.challenger_probability)
+) AS of(role, model_name, model_version, probability)
+WHERE stay.matured AND stay.outcome <> 'censored' AND stay.discharged_at > stay.known_until - {_JUDGED}
+  AND of.probability IS NOT NULL;
+
+CREATE OR REPLACE VIEW model_performance AS
+WITH ranked AS (
+    SELECT *, rank() OVER (PARTITION BY institution, model_name, model_version, role ORDER BY probability)
+              + (count(*) OVER (PARTITION BY institution, model_name, model_version, role, probability) - 1) / 2.0
+              AS place
+    FROM judged_scores
+), summed AS (
+    SELECT institution, model_name, model_version, role,
+           count(*) AS outcomes,
+           sum(readmitted) AS readmitted,
+           avg(readmitted)::double precision AS observed_share,
+           avg(probability) AS mean_probability,
+           avg((probability - readmitted) ^ 2) AS brier,
+           sum(place * readmitted) AS places,
+           min(discharged_at) AS first_discharge,
+           max(discharged_at) AS last_discharge
+    FROM ranked GROUP BY institution, model_name, model_version, role
+)
+SELECT institution, model_name, model_version, role, outcomes, readmitted, observed_share, mean_probability,
+       observed_share / nullif(mean_probability, 0) AS calibration_ratio, brier,
+       ((places - readmitted * (readmitted + 1) / 2.0)
+        / nullif(readmitted * (outcomes - readmitted), 0))::double precision AS auroc,
+       first_discharge, last_discharge
+FROM summed;
+
 ALTER VIEW model_performance RENAME TO model_performance_exact;
 
 CREATE VIEW model_performance AS
@@ -77,30 +140,21 @@ SELECT institution, model_name, model_version, role,
 FROM (SELECT *, readmitted >= 10 AND outcomes - readmitted >= 10 AS told FROM model_performance_exact) AS measured;
 
 CREATE VIEW model_calibration AS
-WITH known AS (
-    SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution
-), judged AS (
-    SELECT one.* FROM risk_outcomes AS one JOIN known USING (institution)
-    WHERE one.matured AND one.outcome <> 'censored'
-      AND one.discharged_at > known.until - interval '2880 hours'
-), scored AS (
-    SELECT institution, model_name, model_version, 'champion' AS role, probability, record_id,
-           (outcome = 'readmitted')::integer AS readmitted
-    FROM judged WHERE probability IS NOT NULL
-    UNION ALL
-    SELECT institution, challenger_name, challenger_version, 'challenger', challenger_probability, record_id,
-           (outcome = 'readmitted')::integer
-    FROM judged WHERE challenger_probability IS NOT NULL
-), placed AS (
+WITH placed AS (
     SELECT *, row_number() OVER (PARTITION BY institution, model_name, model_version, role
                                  ORDER BY probability, record_id) - 1 AS place,
            count(*) OVER (PARTITION BY institution, model_name, model_version, role) AS number
-    FROM scored
+    FROM judged_scores
+), parts AS (
+    SELECT institution, model_name, model_version, role, place * {_PARTS} / number AS part,
+           count(*) AS outcomes, sum(readmitted) AS readmitted, sum(probability) AS probabilities
+    FROM placed GROUP BY 1, 2, 3, 4, 5
 ), grouped AS (
-    SELECT institution, model_name, model_version, role, groups, (place * groups / number + 1)::integer AS risk_group,
-           count(*) AS outcomes, sum(readmitted) AS readmitted,
-           avg(probability) AS mean_probability, avg(readmitted)::double precision AS observed_share
-    FROM placed CROSS JOIN (VALUES (10), (5), (3), (2)) AS tried(groups)
+    SELECT institution, model_name, model_version, role, groups, (part * groups / {_PARTS} + 1)::integer AS risk_group,
+           sum(outcomes)::bigint AS outcomes, sum(readmitted)::bigint AS readmitted,
+           sum(probabilities) / sum(outcomes)::double precision AS mean_probability,
+           (sum(readmitted) / sum(outcomes))::double precision AS observed_share
+    FROM parts CROSS JOIN (VALUES (10), (5), (3), (2)) AS tried(groups)
     GROUP BY 1, 2, 3, 4, 5, 6
 ), judged_groups AS (
     SELECT *, bool_and(readmitted >= 10 AND outcomes - readmitted >= 10)
@@ -179,7 +233,7 @@ END $$;
 _REVOKE = """
 DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'analyst') THEN
-        REVOKE SELECT ON latest_risk, risk_outcomes FROM analyst;
+        REVOKE SELECT ON latest_risk FROM analyst;
     END IF;
 END $$
 """
@@ -197,9 +251,12 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION grant_analysts")
     op.execute(
         "DROP VIEW institution_events, institution_daily_rejections, feature_drift, feature_drift_daily, risk_history, "
-        "model_calibration, model_performance, institution_daily_risk"
+        "model_calibration, model_performance, model_performance_exact, judged_scores, risk_outcomes, "
+        "institution_daily_risk"
     )
-    op.execute("ALTER VIEW model_performance_exact RENAME TO model_performance")
+    for statement in EARLIER_VIEWS.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
     op.execute("ALTER VIEW institution_daily_risk_exact RENAME TO institution_daily_risk")
     op.execute(_REVOKE)
     op.execute("DROP INDEX rejected_events_received, risk_scores_daily, risk_scores_encounter")
