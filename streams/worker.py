@@ -91,6 +91,8 @@ class Worker:
             metrics.INTAKE_STOPPED.labels(institution).set(institution in self._stopped)
             for outcome in Outcome:
                 metrics.EVENTS.labels(institution, outcome)  # at 0: a rate misses what a counter begins with
+        for part in ("postgres", "kafka"):
+            metrics.RETRIES.labels(part)
         self._processor = self._new_processor(self._store)
         await self._look_topic_ids_up()  # records may come before partitions are told of
         if not self._history_only:
