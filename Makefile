@@ -24,6 +24,7 @@ check: setup  ## format, lint, types, import rules, schema compatibility
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m schemas.avro check
+	@$(BIN)/python -m schemas.topics check
 
 bench: setup  ## measure against a naive worker, or with DIABETES130=file on that; writes a .json into .local
 	@$(BIN)/python -m tests.bench$(if $(DIABETES130),.diabetes130 $(DIABETES130))

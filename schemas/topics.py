@@ -1,11 +1,21 @@
-"""The topics: four families, one of each for every institution. No topic name is written elsewhere."""
+"""The topics: four families, one of each for every institution. No topic name is written elsewhere.
+
+python -m schemas.topics write    writes `schemas/topics.json`, which Terraform reads, anew
+python -m schemas.topics check    fails where that file is not what this module says
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
+from schemas.errors import ConfigurationError
 from schemas.institutions import institutions
+
+TOPICS_FILE = Path(__file__).with_name("topics.json")
 
 _DAYS_30_MS = 30 * 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
@@ -90,3 +100,32 @@ def institution_of(topic: str) -> str:
 def topic_names(family: TopicFamily) -> list[str]:
     """Name the family's topics of all institutions."""
     return [topic_name(family, id_) for id_ in institutions()]
+
+
+def generate() -> str:
+    """Write all topics as JSON text: by name its family, institution and broker configuration."""
+    topics = {
+        topic_name(family, id_): {"family": family.value, "institution": id_, "config": spec.config}
+        for family, spec in TOPIC_SPECS.items()
+        for id_ in institutions()
+    }
+    return json.dumps(topics, indent=2) + "\n"
+
+
+def check() -> None:
+    """Raise ConfigurationError unless the committed file is what `generate` gives."""
+    if not TOPICS_FILE.exists() or TOPICS_FILE.read_text("utf-8") != generate():
+        raise ConfigurationError(
+            "schemas/topics.json is not what schemas/topics.py and schemas/institutions.yaml say; "
+            "write it anew with `python -m schemas.topics write`."
+        )
+
+
+if __name__ == "__main__":
+    try:
+        if sys.argv[1:] == ["write"]:
+            TOPICS_FILE.write_text(generate(), "utf-8")
+        check()
+        print("The topics' file is current.")
+    except ConfigurationError as error:
+        sys.exit(f"{error}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from itertools import pairwise, product
+from pathlib import Path
 
 import pytest
 
 from connectors.kafka import encounter_topics
 from connectors.settings import Settings
+from schemas import topics
+from schemas.errors import ConfigurationError
 from schemas.institutions import institutions
 from schemas.topics import TOPIC_SPECS, TopicFamily, institution_of, topic_name, topic_names
 from tests.contract.source_code import Module, module, product_modules
@@ -54,6 +58,24 @@ def test_a_topics_name_leads_back_to_its_institution(family: TopicFamily, id_: s
     name = topic_name(family, id_)
     assert institution_of(name) == id_
     assert re.fullmatch(r"[a-z]+\.[a-z0-9-]+", name)  # what Kafka, and its metrics' names, take without ado
+
+
+# --- the file of them, which Terraform reads
+
+
+def test_the_file_says_of_every_topic_what_the_code_says() -> None:
+    topics.check()
+    for name, said in json.loads(topics.TOPICS_FILE.read_text("utf-8")).items():
+        family = TopicFamily(said["family"])
+        assert (name, said["config"]) == (topic_name(family, said["institution"]), TOPIC_SPECS[family].config)
+
+
+def test_a_file_that_is_behind_is_told_with_both_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = tmp_path / "topics.json"
+    behind.write_text(topics.generate().replace(DAYS_30_MS, "1"), "utf-8")
+    monkeypatch.setattr(topics, "TOPICS_FILE", behind)
+    with pytest.raises(ConfigurationError, match=r"topics\.json.*topics\.py.*institutions\.yaml"):
+        topics.check()
 
 
 # --- no topic name is written elsewhere
