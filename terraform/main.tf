@@ -46,10 +46,6 @@ provider "kafka" {
 locals {
   name = "healthalliance"
 
-  # Both files are what the programs read; nothing of them is written here again.
-  institutions = yamldecode(file("${path.module}/../schemas/institutions.yaml")).institutions
-  topics       = jsondecode(file("${path.module}/../schemas/topics.json"))
-
   zones = [for letter in ["a", "b", "c"] : "${var.region}${letter}"]
   size  = local.sizes[var.size]
 

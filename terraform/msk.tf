@@ -1,41 +1,5 @@
-# Kafka: three brokers, one a zone. Programs and institutions come with user and password (SCRAM) over TLS, and the
-# access rules below say what each may do; IAM is for the administration of topics and rules by Terraform.
-
-locals {
-  workloads   = toset(["worker", "trainer", "api"])
-  kafka_users = setunion(local.workloads, [for id in keys(local.institutions) : "institution-${id}"])
-
-  # Each rule: who may do which operation on which topic or group.
-  institution_rules = flatten([
-    for id in keys(local.institutions) : concat(
-      [for name, topic in local.topics : { user = "institution-${id}", operation = "Write", type = "Topic", name = name } if topic.institution == id && topic.family == "encounters"],
-      [for name, topic in local.topics : { user = "institution-${id}", operation = "Read", type = "Topic", name = name } if topic.institution == id && contains(["risk", "rejected"], topic.family)],
-    )
-  ])
-
-  workload_rules = flatten([
-    for name, topic in local.topics : [
-      for rule in [
-        { user = "worker", operation = "Read", families = ["encounters"] },
-        { user = "worker", operation = "Write", families = ["risk", "features", "rejected"] },
-        { user = "trainer", operation = "Read", families = ["features"] },
-        { user = "api", operation = "Write", families = ["encounters"] },
-      ] : { user = rule.user, operation = rule.operation, type = "Topic", name = name } if contains(rule.families, topic.family)
-    ]
-  ])
-
-  # Reading needs a consumer group; an institution has those whose names begin with its id and a full stop.
-  group_rules = concat(
-    [{ user = "worker", operation = "Read", type = "Group", name = "healthalliance-worker", pattern = "Literal" }],
-    [{ user = "trainer", operation = "Describe", type = "Group", name = "healthalliance-ranges", pattern = "Literal" }],
-    [for id in keys(local.institutions) : { user = "institution-${id}", operation = "Read", type = "Group", name = "${id}.", pattern = "Prefixed" }],
-  )
-
-  access_rules = {
-    for rule in concat([for rule in concat(local.institution_rules, local.workload_rules) : merge(rule, { pattern = "Literal" })], local.group_rules) :
-    "${rule.user} ${rule.operation} ${rule.type} ${rule.name}" => rule
-  }
-}
+# Kafka: three brokers, one a zone. Programs and institutions come with user and password (SCRAM) over TLS, and
+# access.tf says what each may do; IAM is for the administration of topics and rules by Terraform.
 
 resource "aws_msk_configuration" "main" {
   name           = local.name
