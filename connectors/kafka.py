@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     KafkaError,
     KafkaException,
     Message,
@@ -244,13 +244,23 @@ def group_members(bootstrap_servers: str, group: str) -> int:
     return len(_await(future, "describe the consumer group").members)
 
 
-def committed_offsets(bootstrap_servers: str, group: str, topic: str) -> dict[int, int]:
-    """Return the offset below which a group has committed each partition; those it never committed are left out."""
-    admin = _admin(bootstrap_servers)
-    asked = ConsumerGroupTopicPartitions(group, _partitions(admin, [topic]))
-    [future] = admin.list_consumer_group_offsets([asked], request_timeout=_TIMEOUT_S).values()
-    found = _await(future, "list the consumer group's offsets").topic_partitions
-    return {one.partition: one.offset for one in found if one.offset >= 0}
+def committed_offsets(bootstrap_servers: str, group: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """Return the offset below which a group has committed each partition; those it never committed are left out.
+
+    Asked as one of the group, which does not join it: librdkafka's administrative request ends the whole process where
+    the group's coordinator is not there yet. Raises UnavailableError where Kafka does not answer.
+    """
+    partitions = _partitions(_admin(bootstrap_servers), topics)
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap_servers, "group.id": group, "enable.auto.commit": False, "log_level": 0}
+    )
+    try:
+        found = consumer.committed(partitions, timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        raise UnavailableError(f"Kafka could not list the group's offsets: {error.args[0].str()}.") from error
+    finally:
+        consumer.close()
+    return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
 
 def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:

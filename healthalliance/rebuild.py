@@ -98,10 +98,10 @@ def _left_out(settings: Settings, topic: str, topic_id: str) -> tuple[dict[Parti
         held = offset_ranges(consumer, partitions_of(consumer, [topic]))
     rows = fetch(settings, "SELECT source_partition, next_offset FROM stream_progress WHERE topic_id = $1", topic_id)
     applied = {row["source_partition"]: row["next_offset"] for row in rows}
-    committed = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, topic)
+    committed = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, [topic])
     ranges, begins_later = {}, False
     for (name, number), (first, end) in held.items():
-        begin, until = applied.get(number, 0), min(end, committed.get(number, 0))
+        begin, until = applied.get(number, 0), min(end, committed.get((name, number), 0))
         begins_later |= begin < min(first, until)
         ranges[name, number] = max(first, begin), max(first, begin, until)
     return ranges, begins_later

@@ -16,6 +16,7 @@ _GROUPS = {
     "tests/integration/test_consumers": "own stacks",
     "tests/integration/test_demo": "own stacks",
     "tests/integration/test_local_stack": "own stacks",
+    "tests/integration/test_rebuild": "own stacks",
     "tests/faults": "faults",
     "tests/integration": "one stack",
     "tests/browser": "one stack",

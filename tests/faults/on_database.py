@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 
 import asyncpg
-from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
 
+from connectors.kafka import committed_offsets, encounter_topics
 from healthalliance.local_stack import Part
 from healthalliance.progress import fetch
 from tests.faults.trial import Trial, has_ended
@@ -110,9 +109,8 @@ def _deadlock(trial: Trial) -> None:
 
 def _acked_uncommitted(trial: Trial) -> int:
     """Count partitions whose committed offset is beyond the progress row, which is read later and only grows."""
-    admin = AdminClient({"bootstrap.servers": trial.settings.kafka_bootstrap_servers})
-    [future] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(trial.settings.consumer_group)]).values()
-    acked = {(one.topic, one.partition): one.offset for one in future.result(15).topic_partitions}
+    settings = trial.settings
+    acked = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, encounter_topics())
     rows = fetch(trial.settings, "SELECT topic, source_partition, next_offset FROM stream_progress")
     reached = {(row["topic"], row["source_partition"]): row["next_offset"] for row in rows}
     return sum(offset > reached.get(place, 0) for place, offset in acked.items())

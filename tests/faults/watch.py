@@ -6,10 +6,7 @@ import threading
 import time
 from typing import Protocol
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
-
-from connectors.kafka import encounter_topics, end_offsets
+from connectors.kafka import committed_offsets, encounter_topics, end_offsets
 from connectors.settings import Settings
 from healthalliance.progress import read_progress
 from schemas.errors import UnavailableError
@@ -70,10 +67,7 @@ class Watch(threading.Thread):
 
 def is_acknowledged(settings: Settings) -> bool:
     """Tell whether the group has committed every partition's end."""
-    ends = {
-        place: end for place, end in end_offsets(settings.kafka_bootstrap_servers, encounter_topics()).items() if end
-    }
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 3})
-    asked = ConsumerGroupTopicPartitions(settings.consumer_group, [TopicPartition(*place) for place in ends])
-    [future] = admin.list_consumer_group_offsets([asked]).values()
-    return all(one.offset == ends[one.topic, one.partition] for one in future.result(15).topic_partitions)
+    topics = encounter_topics()
+    committed = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, topics)
+    ends = end_offsets(settings.kafka_bootstrap_servers, topics)
+    return all(committed.get(place) == end for place, end in ends.items() if end)

@@ -22,7 +22,11 @@ pytestmark = pytest.mark.stack
 def test_make_demo_starts_the_demo() -> None:
     shown = [
         subprocess.run(
-            ["make", "--dry-run", "demo", *more], cwd=ROOT, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", "--dry-run", "demo", *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for more in ((), ("ONCE=1",))
     ]

@@ -21,13 +21,14 @@ from schemas.history import decode_history
 from schemas.institutions import institutions
 from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, topic_name
+from tests.faults.load import train_champion
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import one_after_the_other, send
 from tests.integration.reading import ends_of
-from tests.integration.running import Trained, ready_worker
+from tests.integration.running import ready_worker
 from tests.integration.simulated import events_of
 
-pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
+pytestmark = pytest.mark.stack
 
 _INSTITUTION = "dkfz"
 # Not comparable: when something was written, and how batches were cut.
@@ -67,11 +68,15 @@ def database(settings: Settings, name: str, template: str = "template1") -> Iter
 
 
 @pytest.fixture(scope="module")
-def scored(trained: Trained) -> Iterator[Scored]:
-    settings = trained.settings
-    since = datetime(2024, 2, 1, tzinfo=UTC)
+def scored(own_stack: Settings) -> Iterator[Scored]:
+    """Fold a history without a model and score what follows, on a stack whose log holds nothing but that."""
+    settings = own_stack
+    with ready_worker(settings, history_only=True):
+        publish_events(settings, _INSTITUTION, events_of("before", _INSTITUTION, 10, datetime(2024, 1, 1, tzinfo=UTC)))
+        wait_until_applied(settings, 60)
+    train_champion(settings, 1)
     with ready_worker(settings):
-        publish_events(settings, _INSTITUTION, events_of("rebuild", _INSTITUTION, 40, since))
+        publish_events(settings, _INSTITUTION, events_of("rebuild", _INSTITUTION, 40, datetime(2024, 2, 1, tzinfo=UTC)))
         wait_until_applied(settings, 60)
     live = urlsplit(settings.database_url).path.removeprefix("/")
     elsewhere = settings.model_copy(
