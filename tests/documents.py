@@ -22,6 +22,8 @@ NAMES = (
     "docs/operations.md",
     "docs/runbooks.md",
     "docs/models.md",
+    "docs/aws.md",
+    "docs/costs.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
 )
