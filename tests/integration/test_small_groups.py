@@ -84,8 +84,8 @@ VALUES (gen_random_uuid(), $1, gen_random_uuid(), gen_random_uuid(), 'offset:1',
 _OUTCOME = """
 INSERT INTO score_outcomes (institution, encounter_pseudonym, patient_pseudonym, discharged_at, outcome, readmitted_at,
     record_id, received_at, updated_at)
-VALUES ($1, gen_random_uuid(), gen_random_uuid(), $2, $3, CASE $3 WHEN 'readmitted' THEN $2::timestamptz + interval '5 days' END,
-    $4, $2, $5)
+VALUES ($1, gen_random_uuid(), gen_random_uuid(), $2, $3,
+    CASE $3 WHEN 'readmitted' THEN $2::timestamptz + interval '5 days' END, $4, $2, $5)
 """
 _REJECTION = """
 INSERT INTO rejected_events (topic_id, source_partition, source_offset, institution, received_at, rejected_at, reason,
