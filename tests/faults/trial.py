@@ -105,9 +105,14 @@ class Trial:
             yield number
 
     @property
+    def is_fed(self) -> bool:
+        """Tell whether events are published now."""
+        return self.feed is not None and self.feed.is_alive()
+
+    @property
     def in_flight(self) -> bool:
         """Tell whether events are published now or wait."""
-        return self.watch.waiting > 0 or (self.feed is not None and self.feed.is_alive())
+        return self.watch.waiting > 0 or self.is_fed
 
     def wait_for_share(self, share: float) -> None:
         """Wait until that share of the load is applied."""
@@ -200,6 +205,7 @@ def carry_out(
                 trial.workers.__enter__()
             trial.require_alive()
             # What was acknowledged though it was not applied waits for ever: the oracle finds it lost.
+            trial.wait_until(lambda: not trial.is_fed, every_s=1.0)
             trial.wait_until(lambda: not trial.in_flight or _is_acknowledged(settings), every_s=1.0)
             trial.wait_until(lambda: _is_acknowledged(settings), 60, every_s=0.5)
         except TimeoutError as error:
