@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
-from connectors.store import AWAY, unanswered
+from connectors.view_reading import reading
 from schemas.alert import Scored, scored
 
 _FIELDS = ("record_id", "encounter_pseudonym", "patient_pseudonym", "topic_id", "source_partition", "source_offset",
@@ -29,15 +27,9 @@ async def read_moments(
     clock: `arrival`, when each score's event came, or `event`, the time that its features hold for. Raises
     UnavailableError where PostgreSQL does not answer.
     """
-    try:
-        connection = await asyncpg.connect(database_url, timeout=10)
-        try:
-            rows = await connection.fetch(_SCORES.format(moment=_MOMENT[clock]), institution, since)
-            outcomes = await connection.fetch(_OUTCOMES, institution)
-        finally:
-            await connection.close()
-    except AWAY as error:
-        raise unanswered(error) from error
+    async with reading(database_url) as connection:
+        rows = await connection.fetch(_SCORES.format(moment=_MOMENT[clock]), institution, since)
+        outcomes = await connection.fetch(_OUTCOMES, institution)
     known = {str(row["encounter_pseudonym"]): bool(row["readmitted"]) for row in outcomes}
     return [(row["moment"], _scored(row)) for row in rows], known
 

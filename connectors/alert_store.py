@@ -11,7 +11,8 @@ from typing import Any
 
 import asyncpg
 
-from connectors.store import AWAY, unanswered
+from connectors.score_reading import band_rank
+from connectors.store import open_pool
 from schemas.alert import Crossing, Opened, Scored, Told, Waiting, alert_id
 from schemas.messages import Band
 
@@ -197,14 +198,8 @@ class AlertStore:
 
 async def open_alert_store(database_url: str, institution: str, channel: str) -> AlertStore:
     """Connect; raise UnavailableError where there is no answer."""
-    session = {"idle_in_transaction_session_timeout": "20s", "tcp_keepalives_idle": "10",
-               "application_name": "healthalliance-alerts"}  # fmt: skip
-    try:
-        pool = await asyncpg.create_pool(
-            database_url, min_size=1, max_size=3, timeout=10, command_timeout=30, server_settings=session
-        )
-    except (*AWAY, asyncpg.PostgresError) as error:
-        raise unanswered(error) from error
+    session = {"idle_in_transaction_session_timeout": "20s", "application_name": "healthalliance-alerts"}
+    pool = await open_pool(database_url, connections=3, session=session)
     return AlertStore(pool, institution, channel)
 
 
@@ -291,14 +286,13 @@ WHERE institution = $1 AND channel = $2 AND alert_id = $3 AND state = 'waiting' 
 RETURNING alert_id
 """
 
-_RESEND = """
+_RESEND = f"""
 UPDATE alerts AS refused SET state = 'waiting', reason = NULL, due_at = now(), given_at = NULL
 FROM alert_standings AS standing
 WHERE refused.institution = $1 AND refused.channel = $2 AND refused.state = 'refused'
   AND standing.institution = $1 AND standing.channel = $2
   AND standing.encounter_pseudonym = refused.encounter_pseudonym
-  AND array_position(ARRAY['low', 'medium', 'high'], standing.band)
-      >= array_position(ARRAY['low', 'medium', 'high'], refused.band)
+  AND {band_rank("standing.band")} >= {band_rank("refused.band")}
   AND NOT EXISTS (SELECT FROM alerts AS newer WHERE newer.institution = $1 AND newer.channel = $2
                   AND newer.encounter_pseudonym = refused.encounter_pseudonym AND newer.decided_at > refused.decided_at)
 RETURNING refused.alert_id

@@ -9,15 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicCollection,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import LatestSpec, MaxTimestampSpec, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
@@ -242,25 +234,6 @@ def group_members(bootstrap_servers: str, group: str) -> int:
     admin = _admin(bootstrap_servers)
     [future] = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S).values()
     return len(_await(future, "describe the consumer group").members)
-
-
-def committed_offsets(bootstrap_servers: str, group: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-    """Return the offset below which a group has committed each partition; those it never committed are left out.
-
-    Asked as one of the group, which does not join it: librdkafka's administrative request ends the whole process where
-    the group's coordinator is not there yet. Raises UnavailableError where Kafka does not answer.
-    """
-    partitions = _partitions(_admin(bootstrap_servers), topics)
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap_servers, "group.id": group, "enable.auto.commit": False, "log_level": 0}
-    )
-    try:
-        found = consumer.committed(partitions, timeout=_TIMEOUT_S)
-    except KafkaException as error:
-        raise UnavailableError(f"Kafka could not list the group's offsets: {error.args[0].str()}.") from error
-    finally:
-        consumer.close()
-    return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
 
 def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:

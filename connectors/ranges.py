@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from schemas.errors import UnavailableError
 
 _TIMEOUT_S = 15.0
+_GROUP = "healthalliance-ranges"  # the client demands one; nothing is committed under it
 _SILENCE_S = 30.0  # without a record or the end of a partition, the broker counts as away
 _LEADER_TRIES = 20
 _LEADER_PAUSE_S = 0.5
@@ -60,14 +61,14 @@ class PartitionReader(Protocol):
 
 
 @contextmanager
-def range_consumer(bootstrap_servers: str) -> Iterator[Consumer]:
+def range_consumer(bootstrap_servers: str, group: str = _GROUP) -> Iterator[Consumer]:
     """Open a consumer that reads ranges and commits nothing; its KafkaException becomes an UnavailableError.
 
     It reads what a worker reads: records of transactions that were aborted too.
     """
     settings: dict[str, Any] = {
         "bootstrap.servers": bootstrap_servers,
-        "group.id": "healthalliance-ranges",  # demanded by the client; nothing is committed under it
+        "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
@@ -101,6 +102,18 @@ def offset_ranges(consumer: PartitionReader, partitions: Sequence[Partition]) ->
             raise UnavailableError(f"Kafka does not tell where partition {number} of {topic} ends.")
         ranges[topic, number] = offsets
     return ranges
+
+
+def committed_offsets(bootstrap_servers: str, group: str, topics: Sequence[str]) -> dict[Partition, int]:
+    """Return the offset below which a group has committed each partition; those it never committed are left out.
+
+    Asked as one of the group, which does not join it: librdkafka's administrative request ends the whole process where
+    the group's coordinator is not there yet. Raises UnavailableError where Kafka does not answer.
+    """
+    with range_consumer(bootstrap_servers, group) as consumer:
+        partitions = [TopicPartition(*one) for one in partitions_of(consumer, topics)]
+        found = consumer.committed(partitions, timeout=_TIMEOUT_S)
+    return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
 
 def _watermarks(consumer: PartitionReader, partition: TopicPartition) -> Range | None:

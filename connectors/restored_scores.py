@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-import asyncpg
-
 from connectors.ranges import offset_ranges, partitions_of, range_consumer, read_ranges
 from connectors.registry import Registry
+from connectors.score_reading import Connection
 from connectors.settings import Settings
 from schemas.topics import TopicFamily, topic_name
 
@@ -38,7 +37,7 @@ def published_scores(settings: Settings, institution: str, topic_id: str) -> Ite
                 yield patient, score
 
 
-async def take_over(connection: asyncpg.Connection[Any], published: Iterator[Published]) -> tuple[int, int]:
+async def take_over(connection: Connection, published: Iterator[Published]) -> tuple[int, int]:
     """Give the rows that are there the times at which they were scored first.
 
     Return how many records of patients that were not erased there are, and how many of them are not in the table with

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from connectors.store import AWAY, SCORE_COLUMNS, score_values, unanswered
+from connectors.store import SCORE_COLUMNS, score_values
 from schemas.features import Features
 from schemas.messages import Band
 from schemas.stored_score import StoredScore
@@ -25,23 +25,17 @@ STORED_COLUMNS = (
 )
 
 
+def band_rank(column: str) -> str:
+    """Order a column of bands in SQL as `schemas.messages.rank` does; null where there is none."""
+    return f"array_position(ARRAY{[str(band) for band in Band]}, {column})"
+
+
 @dataclass(frozen=True, slots=True)
 class After:
     """Where a page ended: the last row's time of scoring and record."""
 
     scored_at: datetime
     record_id: str
-
-
-async def open_pool(database_url: str, *, connections: int = 8) -> asyncpg.Pool[Any]:
-    """Connect; raise UnavailableError where there is no answer."""
-    session = {"statement_timeout": "10s", "tcp_keepalives_idle": "10", "application_name": "healthalliance-api"}
-    try:
-        return await asyncpg.create_pool(
-            database_url, min_size=1, max_size=connections, timeout=5, command_timeout=10, server_settings=session
-        )
-    except (*AWAY, asyncpg.PostgresError) as error:
-        raise unanswered(error) from error
 
 
 async def find_score(connection: Connection, record_id: str, institution: str | None = None) -> StoredScore | None:

@@ -483,20 +483,41 @@ _ANSWER_S = 30.0
 
 # The rows that a frozen, unplugged or cut-off worker has locked are free again after this long: whoever has its
 # partitions now waits for them. Between two statements of a batch lie milliseconds.
-_SESSION = {"idle_in_transaction_session_timeout": "20s", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
-            "tcp_keepalives_count": "3"}  # fmt: skip
+_SESSION = {
+    "idle_in_transaction_session_timeout": "20s",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
 
 
 async def connect(database_url: str, schema: str | None = None) -> Store:
     """Connect, to the tables of another `schema` if one is named; raise UnavailableError where there is no answer."""
     session = {**_SESSION, **({"search_path": f'"{schema}"'} if schema else {})}
+    return Store(await open_pool(database_url, connections=4, session=session))
+
+
+async def open_pool(
+    database_url: str,
+    *,
+    connections: int,
+    session: Mapping[str, str],
+    timeout_s: float = 10.0,
+    answer_s: float = _ANSWER_S,
+) -> asyncpg.Pool[Any]:
+    """Connect, with settings of the sessions; raise UnavailableError where there is no answer.
+
+    timeout_s, answer_s: how long connecting and a statement may take.
+    """
     try:
-        return Store(
-            await asyncpg.create_pool(
-                database_url, min_size=1, max_size=4, timeout=10, command_timeout=_ANSWER_S, server_settings=session
-            )
+        return await asyncpg.create_pool(
+            database_url,
+            min_size=1,
+            max_size=connections,
+            timeout=timeout_s,
+            command_timeout=answer_s,
+            server_settings={"tcp_keepalives_idle": "10", **session},
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+    except (*AWAY, asyncpg.PostgresError) as error:
         raise unanswered(error) from error
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from connectors.score_reading import STORED_COLUMNS, Connection, stored_score
-from schemas.alert import rank
-from schemas.messages import Band
+from connectors.score_reading import STORED_COLUMNS, Connection, band_rank, stored_score
+from schemas.messages import Band, rank
 from schemas.stored_score import StoredScore
 
 Order = Literal["risk", "newest"]
@@ -87,7 +86,7 @@ async def current_risks(
               AND coalesce(score.inpatient = $4, true)
               AND coalesce(score.encounter_pseudonym = $5, true)
               AND ($6 OR NOT coalesce(mark.snoozed_until > $7, false)
-                     AND NOT coalesce({_RANK.format("score.band")} <= {_RANK.format("mark.acknowledged_band")}, false))
+                     AND NOT coalesce({band_rank("score.band")} <= {band_rank("mark.acknowledged_band")}, false))
             ORDER BY {_ORDERS[order]}, score.record_id LIMIT $8""",
         institution,
         since,
@@ -201,7 +200,6 @@ def _mark(row: Mapping[str, Any]) -> Mark:
     )
 
 
-_RANK = "array_position(ARRAY['low', 'medium', 'high'], {})"
 _MARK = "mark.acknowledged_record_id, mark.acknowledged_band, mark.acknowledged_at, mark.snoozed_until"
 _SEEN = """
 LEFT JOIN LATERAL (SELECT band FROM risk_scores AS one

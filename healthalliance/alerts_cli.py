@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import signal
-import sys
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +20,6 @@ from connectors.settings import Settings, load_settings
 from healthalliance.console import Json, connected, err, out, print_json
 from healthalliance.since import since
 from schemas.alert import SinkKind
-from schemas.errors import ConfigurationError
 from schemas.feature_words import Language
 from schemas.institutions import institution as find_institution
 from schemas.messages import Band
@@ -66,6 +63,9 @@ def run_alerts(
     """Alert until stopped. Each crossing into a band goes out once; sent to standard output it is a line of JSON."""
     if context.invoked_subcommand is not None:
         return
+    import stamina
+
+    from connectors.logs import log_to_stderr
     from healthalliance.alerting.service import Options
     from healthalliance.alerting.sinks import open_sink
 
@@ -84,7 +84,8 @@ def run_alerts(
         institution=chosen, least=min_band, budget=budget, language=language,
         page=settings.alert_worklist_url, timeout_s=settings.alert_timeout_s,
     )  # fmt: skip
-    _log_to_stderr(settings.log_level)
+    stamina.instrumentation.set_on_retry_hooks([])  # they would write to standard output; the service logs by itself
+    log_to_stderr(settings.log_level)
     _prepare(settings)
     started_at = _ALWAYS if from_beginning else datetime.now(UTC)
     tally, queue = asyncio.run(_run(settings, options, name, told, started_at, once=once))
@@ -103,7 +104,9 @@ async def _run(
 ) -> tuple[Tally, dict[str, int]]:
     from connectors.alert_store import open_alert_store
     from healthalliance.alerting.consumer import ScoreConsumer
+    from healthalliance.alerting.metrics import REGISTRY
     from healthalliance.alerting.service import AlertService
+    from healthalliance.metrics_server import serve_metrics
 
     stopping = asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
@@ -111,7 +114,9 @@ async def _run(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(sink.close)
         if not once:
-            stack.callback(_serve_metrics(settings))
+            stack.callback(
+                serve_metrics(settings.metrics_host, settings.alert_metrics_port, "ALERT_METRICS_PORT", REGISTRY)
+            )
         store = await open_alert_store(settings.database_url, options.institution, channel)
         stack.push_async_callback(store.close)
         began = await store.begin(started_at)
@@ -130,20 +135,6 @@ def _prepare(settings: Settings) -> None:
     migrate(settings.database_url)
 
 
-def _serve_metrics(settings: Settings) -> Any:
-    from prometheus_client import start_http_server
-
-    from healthalliance.alerting.metrics import REGISTRY
-
-    try:
-        server, _ = start_http_server(settings.alert_metrics_port, settings.metrics_host, REGISTRY)
-    except OSError as error:
-        raise ConfigurationError(
-            f"ALERT_METRICS_PORT {settings.alert_metrics_port} cannot be used: {error.strerror}."
-        ) from error
-    return server.shutdown
-
-
 def _required(institution: str | None) -> str:
     if institution is None:
         raise typer.BadParameter("name one.", param_hint="--institution")
@@ -160,16 +151,6 @@ def _addressed(settings: Settings, sink: SinkKind, url: str | None) -> Settings:
 
 def _print_line(document: dict[str, Any]) -> None:
     print(json.dumps(document, ensure_ascii=False), flush=True)
-
-
-def _log_to_stderr(level: str) -> None:
-    import stamina
-
-    stamina.instrumentation.set_on_retry_hooks([])  # they would write to standard output; the service logs by itself
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # The clients' own lines would tell the receivers' addresses.
-    for chatty in ("httpx2", "httpcore2", "alembic", "asyncpg", "stamina", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 @app.command("resend")

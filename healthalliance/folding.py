@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 
+from cryptography.exceptions import InvalidTag
+
 from connectors.ranges import LogRecord
 from connectors.settings import Settings
 from connectors.store import Store
+from schemas.errors import ConfigurationError
 from schemas.institutions import institution as find_institution
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
@@ -22,6 +25,14 @@ def sender_of(settings: Settings, institution_id: str) -> Sender:
     """Return an institution with its keys; raise ConfigurationError without a `PSEUDONYM_KEY`."""
     keys = institution_keys(settings.pseudonym_key.get_secret_value(), institution_id)
     return Sender(find_institution(institution_id), keys)
+
+
+def require_key(sender: Sender, patient_pseudonym: str, sealed: bytes) -> None:
+    """Raise ConfigurationError where a stored history is sealed with another key than the sender's."""
+    try:
+        sender.keys.unseal(sealed, patient_pseudonym)
+    except InvalidTag:
+        raise ConfigurationError("PSEUDONYM_KEY is not the one that the live histories are sealed with.") from None
 
 
 def folding_processor(settings: Settings, topic_id: str, store: Store, sender: Sender) -> Processor:

@@ -16,16 +16,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 
-import asyncpg
-from cryptography.exceptions import InvalidTag
-
-from connectors.kafka import committed_offsets, group_members, topic_ids
+from connectors.kafka import group_members, topic_ids
 from connectors.models.versions import load_found
-from connectors.ranges import Partition, Range, offset_ranges, partitions_of, range_consumer, read_by_arrival
+from connectors.ranges import (
+    Partition,
+    Range,
+    committed_offsets,
+    offset_ranges,
+    partitions_of,
+    range_consumer,
+    read_by_arrival,
+)
 from connectors.restored_scores import Published, published_scores, take_over
 from connectors.settings import Settings
-from connectors.store import Store, connect
-from healthalliance.folding import folding_processor, read_ahead, sender_of
+from connectors.store import Store, connect, open_pool
+from healthalliance.folding import folding_processor, read_ahead, require_key, sender_of
 from healthalliance.progress import fetch
 from schemas.errors import ConfigurationError
 from schemas.model import Model
@@ -67,7 +72,8 @@ def rebuild(
     if members := group_members(settings.kafka_bootstrap_servers, settings.consumer_group):
         raise ConfigurationError(f"{members} workers are in the group {settings.consumer_group}; stop them first.")
     sender = sender_of(settings, institution_id)
-    _require_key(settings, sender)
+    for row in fetch(settings, _A_HISTORY, institution_id):
+        require_key(sender, row["patient_pseudonym"], row["history"])
     topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
     topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
     ranges, begins_later = _left_out(settings, topic, topic_id)
@@ -81,15 +87,6 @@ def rebuild(
     seconds = time.monotonic() - started
     published, missing = asyncio.run(_take_over(settings, institution_id, topic_id))
     return Rebuilt(institution_id, events, seconds, begins_later, published, published - missing)
-
-
-def _require_key(settings: Settings, sender: Sender) -> None:
-    query = "SELECT patient_pseudonym::text, history FROM patient_history WHERE institution = $1 LIMIT 1"
-    for row in fetch(settings, query, sender.institution.id):
-        try:
-            sender.keys.unseal(row["history"], row["patient_pseudonym"])
-        except InvalidTag:
-            raise ConfigurationError("PSEUDONYM_KEY is not the one that the histories are sealed with.") from None
 
 
 def _left_out(settings: Settings, topic: str, topic_id: str) -> tuple[dict[Partition, Range], bool]:
@@ -139,11 +136,8 @@ async def _store(settings: Settings) -> Store:
 
 
 async def _take_over(settings: Settings, institution_id: str, topic_id: str) -> tuple[int, int]:
-    connection = await asyncpg.connect(settings.database_url, timeout=10)
-    try:
-        return await take_over(connection, published_scores(settings, institution_id, topic_id))
-    finally:
-        await connection.close()
+    async with await open_pool(settings.database_url, connections=1, session={}) as pool:
+        return await take_over(pool, published_scores(settings, institution_id, topic_id))
 
 
 @dataclass
@@ -165,3 +159,6 @@ class _ScoredBy:
         if (known := self.versions.get((partition, event.raw.offset))) is not None:
             self._last[partition] = self._last_of_any = known
         return known or self._last.get(partition, self._last_of_any)
+
+
+_A_HISTORY = "SELECT patient_pseudonym::text, history FROM patient_history WHERE institution = $1 LIMIT 1"

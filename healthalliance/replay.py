@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-
 from connectors.kafka import topic_ids
 from connectors.migrate import migrate
 from connectors.models import load_champion
@@ -25,7 +23,7 @@ from connectors.settings import Settings
 from connectors.side_schema import Live, Source, Window, side_schema
 from connectors.store import connect
 from healthalliance.comparison import Comparison, summed_up
-from healthalliance.folding import folding_processor, read_ahead, sender_of
+from healthalliance.folding import folding_processor, read_ahead, require_key, sender_of
 from schemas.errors import ConfigurationError
 from schemas.model import Model
 from schemas.topics import TopicFamily, topic_name
@@ -100,13 +98,7 @@ class _Now:
 async def _make(settings: Settings, what: Replay, sender: Sender) -> None:
     async with side_schema(settings.database_url, what.into) as side:
         if (held := await side.a_live_history(what.institution)) is not None:
-            pseudonym, history = held
-            try:
-                sender.keys.unseal(history, pseudonym)
-            except InvalidTag:
-                raise ConfigurationError(
-                    "PSEUDONYM_KEY is not the one that the live histories are sealed with."
-                ) from None
+            require_key(sender, *held)
         await side.make(replace=what.replace)
 
 

@@ -14,7 +14,6 @@ from schemas.feature_words import Language
 from schemas.messages import Band
 
 _ALERTS = UUID("4c0a4f5e-6b8f-5d0c-8f0e-2d6f0f0f7a53")
-_BY_RISK = (Band.LOW, Band.MEDIUM, Band.HIGH)
 
 
 class SinkKind(StrEnum):
@@ -24,15 +23,6 @@ class SinkKind(StrEnum):
     SLACK = "slack"
     EMAIL = "email"
     STDOUT = "stdout"
-
-
-def rank(band: Band | None) -> int:
-    """Order bands by risk; no band, as of a retracted score, lies below all.
-
-    >>> rank(None) < rank(Band.LOW) < rank(Band.MEDIUM) < rank(Band.HIGH)
-    True
-    """
-    return 0 if band is None else 1 + _BY_RISK.index(band)
 
 
 def alert_id(institution: str, channel: str, record_id: str) -> str:

@@ -11,11 +11,20 @@ _RECORDS = UUID("0d5cf4b6-3a7e-5f5e-9a55-6a1f8f0b7c11")
 
 
 class Band(StrEnum):
-    """How high a risk is; the thresholds are the model's."""
+    """How high a risk is, the lowest first; the thresholds are the model's."""
 
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+
+
+def rank(band: Band | None) -> int:
+    """Order bands by risk; no band, as of a retracted score, lies below all.
+
+    >>> rank(None) < rank(Band.LOW) < rank(Band.MEDIUM) < rank(Band.HIGH)
+    True
+    """
+    return 0 if band is None else 1 + list(Band).index(band)
 
 
 class ScoreStatus(StrEnum):

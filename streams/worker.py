@@ -15,6 +15,7 @@ import faust
 import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
+from connectors.logs import log_to_stderr
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
@@ -59,7 +60,7 @@ class Worker:
 
     def run(self) -> None:
         """Run until a signal ends it; exits with a HealthAllianceError's code where it cannot go on."""
-        _log_to_stderr(self._settings.log_level)
+        log_to_stderr(self._settings.log_level)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._prepare())
@@ -275,9 +276,3 @@ def _lean_malloc() -> Callable[[], object] | None:
         libc.malloc_trim(0)
 
     return trim
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka", "asyncpg", "kafka", "mlflow", "alembic", "httpx2", "httpcore2"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -16,7 +16,8 @@ from enum import StrEnum
 from math import floor
 from zoneinfo import ZoneInfo
 
-from schemas.alert import Waiting, rank
+from schemas.alert import Waiting
+from schemas.messages import rank
 
 DAYS_OF = ZoneInfo("Europe/Berlin")
 WAITS_AT_MOST = timedelta(days=7)  # for its turn; a readmission's 30 days run on meanwhile

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from schemas.alert import Crossing, Opened, Scored, rank
-from schemas.messages import Band
+from schemas.alert import Crossing, Opened, Scored
+from schemas.messages import Band, rank
 
 
 class Left(StrEnum):

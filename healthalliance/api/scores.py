@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from connectors.score_reading import After, find_score, standing_scores
 from healthalliance.api.bodies import wants_fhir
 from healthalliance.api.callers import Caller, require_own
 from healthalliance.api.fhir_events import MEDIA_TYPE
-from healthalliance.api.histories import stored_histories
+from healthalliance.api.histories import Known, encounters_of
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
@@ -105,8 +105,6 @@ _FHIR: dict[str, Any] = {
     MEDIA_TYPE: {"schema": {"type": "object", "description": "a FHIR R4 RiskAssessment, or a Bundle"}}
 }
 
-_References = Mapping[str, tuple[str, str]]  # encounter pseudonym → patient and encounter as the hospital names them
-
 
 @router.get(
     "/scores/{record_id}",
@@ -116,10 +114,10 @@ _References = Mapping[str, tuple[str, str]]  # encounter pseudonym → patient a
 async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
     """Return a score of the caller's institution, by `Accept: application/fhir+json` as a RiskAssessment."""
     score = await own_score(service, sender, record_id)
-    references = await references_of(service, sender, [score])
+    encounters = await encounters_of(service, sender, [score])
     if wants_fhir(request):
-        return _rendered(_assessment(score, references), MEDIA_TYPE)
-    return _rendered(score_document(score, references))
+        return _rendered(_assessment(score, encounters), MEDIA_TYPE)
+    return _rendered(score_document(score, encounters))
 
 
 @router.get(
@@ -178,12 +176,12 @@ async def get_risk(
         most=limit + 1,
     )
     page, more = found[:limit], len(found) > limit
-    references = await references_of(service, sender, page)
+    encounters = await encounters_of(service, sender, page)
     following = _cursor(page[-1]) if more else None
     if wants_fhir(request):
         url = str(request.url.include_query_params(after=following)) if following else None
-        return _rendered(searchset([_assessment(one, references) for one in page], url), MEDIA_TYPE)
-    return _rendered({"items": [score_document(one, references) for one in page], "next": following})
+        return _rendered(searchset([_assessment(one, encounters) for one in page], url), MEDIA_TYPE)
+    return _rendered({"items": [score_document(one, encounters) for one in page], "next": following})
 
 
 async def own_score(service: Service, sender: Sender, record_id: UUID) -> StoredScore:
@@ -194,28 +192,19 @@ async def own_score(service: Service, sender: Sender, record_id: UUID) -> Stored
     return score
 
 
-async def references_of(service: Service, sender: Sender, scores: Iterable[StoredScore]) -> _References:
-    """Look the hospital's own references up in the patients' histories, which only its key opens."""
-    histories = await stored_histories(service, sender, {one.patient_pseudonym for one in scores})
-    return {
-        sender.keys.encounter_pseudonym(id_): (f"Patient/{history.patient_id}", f"Encounter/{id_}")
-        for history in histories.values()
-        for id_ in history.encounters
-    }
-
-
-def score_document(score: StoredScore, references: _References) -> dict[str, Any]:
+def score_document(score: StoredScore, encounters: Mapping[str, Known]) -> dict[str, Any]:
     """Render a score as `ScoreOut` describes it."""
     values = asdict(score)
-    patient, encounter = references.get(score.encounter_pseudonym, (None, None))
+    known = encounters.get(score.encounter_pseudonym, Known())
     model = {name: values.pop(f"model_{name}") for name in ("name", "version", "digest")}
     for name in ("topic_id", "source_partition", "source_offset", "superseded_at"):
         del values[name]
-    return values | {"patient": patient, "encounter": encounter, "model": model}
+    return values | {"patient": known.patient, "encounter": known.encounter, "model": model}
 
 
-def _assessment(score: StoredScore, references: _References) -> dict[str, Any]:
-    return risk_assessment(score, *references.get(score.encounter_pseudonym, (None, None)))
+def _assessment(score: StoredScore, encounters: Mapping[str, Known]) -> dict[str, Any]:
+    known = encounters.get(score.encounter_pseudonym, Known())
+    return risk_assessment(score, known.patient, known.encounter)
 
 
 def _rendered(document: object, media_type: str = "application/json") -> Response:

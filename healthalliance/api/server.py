@@ -7,12 +7,11 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import start_http_server
 
 from connectors.settings import Settings
 from healthalliance.api import metrics
 from healthalliance.api.app import create_app
-from schemas.errors import ConfigurationError
+from healthalliance.metrics_server import serve_metrics
 
 _STOP_S = 10
 
@@ -22,10 +21,7 @@ def serve(settings: Settings) -> None:
 
     Raises ConfigurationError for a port that is taken.
     """
-    try:
-        start_http_server(settings.api_metrics_port, settings.metrics_host, registry=metrics.REGISTRY)
-    except OSError as error:
-        raise ConfigurationError(f"API_METRICS_PORT {settings.api_metrics_port}: {error.strerror}.") from error
+    serve_metrics(settings.metrics_host, settings.api_metrics_port, "API_METRICS_PORT", metrics.REGISTRY)
     app = create_app(settings)
     config = uvicorn.Config(
         app,

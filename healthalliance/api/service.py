@@ -14,9 +14,8 @@ from fastapi import Depends, Request
 
 from connectors.intake_requests import forget_old
 from connectors.kafka import AwaitedPublisher
-from connectors.score_reading import open_pool
 from connectors.settings import Settings
-from connectors.store import AWAY
+from connectors.store import AWAY, open_pool
 from healthalliance.api.changes import Changes
 from healthalliance.api.keys import KeyRing
 from healthalliance.api.problems import unavailable
@@ -32,6 +31,9 @@ from streams.decision import Sender
 from streams.models import ModelWatch
 
 _FORGET_EVERY_S = 3600.0
+_CONNECTIONS = 8
+_ANSWER_S = 10
+_SESSION = {"statement_timeout": f"{_ANSWER_S}s", "application_name": "healthalliance-api"}
 _REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
 _REFUSED_KEYS = 100.0  # at once
 
@@ -67,7 +69,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     secret = settings.pseudonym_key.get_secret_value()
     keys = KeyRing.of(settings.institution_api_key)
     senders = {id_: Sender(one, institution_keys(secret, id_)) for id_, one in institutions().items()}
-    pool = await open_pool(settings.database_url)
+    pool = await open_pool(
+        settings.database_url, connections=_CONNECTIONS, session=_SESSION, timeout_s=5, answer_s=_ANSWER_S
+    )
     service = Service(
         settings=settings,
         pool=pool,

@@ -24,13 +24,12 @@ from connectors.worklist import (
     versions_of,
 )
 from healthalliance.api.callers import Caller
-from healthalliance.api.histories import stored_histories
+from healthalliance.api.histories import Known, encounters_of
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.scores import Moment
 from healthalliance.api.service import Service, Shared
 from schemas.explanation import headline
 from schemas.feature_words import Language, phrase
-from schemas.history import EncounterFacts
 from schemas.messages import Band
 from streams.decision import Sender
 
@@ -262,17 +261,12 @@ async def _standing(service: Service, sender: Sender, encounter: UUID) -> Listed
 
 
 async def _entries(service: Service, sender: Sender, found: list[Listed], language: Language) -> list[EntryOut]:
-    histories = await stored_histories(service, sender, {one.score.patient_pseudonym for one in found})
-    references: dict[str, tuple[str, str, EncounterFacts | None]] = {
-        sender.keys.encounter_pseudonym(id_): (f"Patient/{history.patient_id}", f"Encounter/{id_}", held.facts)
-        for history in histories.values()
-        for id_, held in history.encounters.items()
-    }
+    known = await encounters_of(service, sender, [one.score for one in found])
     trends = await versions_of(service.pool, sender.institution.id, [one.score.encounter_pseudonym for one in found])
     return [
         _entry(
             one,
-            references.get(one.score.encounter_pseudonym, (None, None, None)),
+            known.get(one.score.encounter_pseudonym, Known()),
             trends.get(one.score.encounter_pseudonym, ()),
             language,
         )
@@ -282,19 +276,19 @@ async def _entries(service: Service, sender: Sender, found: list[Listed], langua
 
 def _entry(
     listed: Listed,
-    reference: tuple[str | None, str | None, EncounterFacts | None],
+    known: Known,
     trend: tuple[Point, ...],
     language: Language,
 ) -> EntryOut:
-    score, (patient, encounter, facts) = listed.score, reference
+    score, facts = listed.score, known.facts
     features = vars(score.features) if score.features else {}
     largest = sorted(score.contributions.items(), key=lambda item: (-abs(item[1]), item[0]))[:_REASONS]
     return EntryOut.model_validate(
         {
             "record_id": score.record_id,
             "encounter_pseudonym": score.encounter_pseudonym,
-            "patient": patient,
-            "encounter": encounter,
+            "patient": known.patient,
+            "encounter": known.encounter,
             "probability": score.probability,
             "band": score.band,
             "headline": headline(score.probability, score.band, language),

@@ -11,15 +11,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from healthalliance.progress import fetch, wait_until_applied
 from schemas.pseudonyms import institution_keys
-from schemas.topics import TopicFamily, topic_name
 from tests.browser.conftest import OWN, Open, aside
+from tests.integration.eventful import one_event, send
 from tests.integration.reading import latest_risk
 from tests.integration.running import Trained
-from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient, to_bytes
+from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("worker")]
 
@@ -28,9 +27,7 @@ _names = (f"page-{number}" for number in count(1))
 
 
 def hand_over(settings: Settings, name: str, *resources: dict[str, Any]) -> None:
-    topic = topic_name(TopicFamily.ENCOUNTERS, OWN)
-    event = OutMessage(topic, f"Patient/{name}".encode(), to_bytes(bundle(*resources)))
-    Publisher(settings.kafka_bootstrap_servers).publish([event])
+    send(settings, one_event(OWN, name, bundle(*resources)))
 
 
 def scored(settings: Settings, name: str, **facts: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import asyncpg
 
-from connectors.kafka import committed_offsets, encounter_topics
+from connectors.kafka import encounter_topics
+from connectors.ranges import committed_offsets
 from healthalliance.local_stack import Part
 from healthalliance.progress import fetch
 from tests.faults.trial import Trial, has_ended

@@ -6,7 +6,8 @@ import threading
 import time
 from typing import Protocol
 
-from connectors.kafka import committed_offsets, encounter_topics, end_offsets
+from connectors.kafka import encounter_topics, end_offsets
+from connectors.ranges import committed_offsets
 from connectors.settings import Settings
 from healthalliance.progress import read_progress
 from schemas.errors import UnavailableError

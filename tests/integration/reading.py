@@ -113,3 +113,27 @@ def latest_risk(settings: Settings, institution: str, encounter_ids: Iterable[st
     found = rows_of_encounters(settings, "latest_risk", institution, encounter_ids)
     assert all(len(rows) == 1 for rows in found.values()), "an encounter has two newest scores"
     return {id_: rows[0] for id_, rows in found.items()}
+
+
+def texts_of(
+    settings: Settings, table: str, left_out: Iterable[str], *, schema: str = "public", institution: str | None = None
+) -> list[str]:
+    """Return a table's rows as texts, without some columns, in their own order; of an institution if one is named."""
+    columns = [
+        row["column_name"]
+        for row in fetch(
+            settings,
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2 "
+            "AND column_name <> ALL($3) ORDER BY 1",
+            schema,
+            table,
+            list(left_out),
+        )
+    ]
+    assert columns
+    query = f"SELECT ROW({', '.join(columns)})::text AS text FROM {schema}.{table}"
+    if institution is None:
+        found = fetch(settings, f"{query} ORDER BY 1")
+    else:
+        found = fetch(settings, f"{query} WHERE institution = $1 ORDER BY 1", institution)
+    return [row["text"] for row in found]

@@ -8,12 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 from connectors.settings import Settings
 from healthalliance import local_stack
 from healthalliance.demo import wait_until_ready
 from healthalliance.local_stack import Ports
 from healthalliance.local_stack.ports import free_port
+from healthalliance.progress import fetch
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import TrainingResult
 
@@ -40,6 +42,26 @@ def data_folder() -> Iterator[Settings]:
             yield settings
         finally:
             local_stack.down(settings)
+
+
+@contextmanager
+def database(settings: Settings, name: str, *, copied: bool = False) -> Iterator[Settings]:
+    """Make a database beside the settings' one, empty or a copy of that, and drop it at the end."""
+    url = urlsplit(settings.database_url)
+    outside = settings.model_copy(update={"database_url": url._replace(path="/template1").geturl()})
+    template, own = url.path.removeprefix("/"), url._replace(path=f"/{name}").geturl()
+    if copied:
+        # It is copied while nobody uses it; the API, which other modules' tests started, connects again by itself.
+        fetch(outside, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
+        fetch(outside, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", template)
+        fetch(outside, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        fetch(outside, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
+    else:
+        fetch(settings, f'CREATE DATABASE "{name}"')
+    try:
+        yield settings.model_copy(update={"database_url": own})
+    finally:
+        fetch(settings, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def four_free_ports() -> Ports:

@@ -22,6 +22,7 @@ from healthalliance.progress import fetch
 from schemas.drift import bins, counts
 from schemas.features import FEATURE_NAMES, UNKNOWN
 from schemas.institutions import institutions
+from tests.integration.running import database
 
 pytestmark = pytest.mark.stack
 
@@ -66,15 +67,11 @@ def made_up() -> list[MadeUp]:
 
 @pytest.fixture(scope="module")
 def judged(stack: Settings) -> Iterator[tuple[Settings, list[MadeUp]]]:
-    fetch(stack, "CREATE DATABASE judged")
-    settings, stays = (
-        stack.model_copy(update={"database_url": f"{stack.database_url.rpartition('/')[0]}/judged"}),
-        made_up(),
-    )
-    migrate(settings.database_url)
-    asyncio.run(put_in(settings, stays))
-    yield settings, stays
-    fetch(stack, "DROP DATABASE judged WITH (FORCE)")
+    stays = made_up()
+    with database(stack, "judged") as settings:
+        migrate(settings.database_url)
+        asyncio.run(put_in(settings, stays))
+        yield settings, stays
 
 
 async def put_in(settings: Settings, stays: list[MadeUp]) -> None:

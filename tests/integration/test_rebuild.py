@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,8 +22,8 @@ from schemas.topics import TopicFamily, topic_name
 from tests.faults.load import train_champion
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import one_after_the_other, send
-from tests.integration.reading import ends_of
-from tests.integration.running import ready_worker
+from tests.integration.reading import ends_of, texts_of
+from tests.integration.running import database, ready_worker
 from tests.integration.simulated import events_of
 
 pytestmark = pytest.mark.stack
@@ -51,22 +49,6 @@ class Scored:
     earlier: Settings = field(repr=False)
 
 
-@contextmanager
-def database(settings: Settings, name: str, template: str = "template1") -> Iterator[Settings]:
-    # A database is copied while nobody uses it; the API, which other modules' tests started, connects again by itself.
-    if template != "template1":
-        fetch(settings, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
-        fetch(settings, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", template)
-    fetch(settings, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    if template != "template1":
-        fetch(settings, f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
-    url = urlsplit(settings.database_url)
-    try:
-        yield settings.model_copy(update={"database_url": url._replace(path=f"/{name}").geturl()})
-    finally:
-        fetch(settings, f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
 @pytest.fixture(scope="module")
 def scored(own_stack: Settings) -> Iterator[Scored]:
     """Fold a history without a model and score what follows, on a stack whose log holds nothing but that."""
@@ -78,11 +60,7 @@ def scored(own_stack: Settings) -> Iterator[Scored]:
     with ready_worker(settings):
         publish_events(settings, _INSTITUTION, events_of("rebuild", _INSTITUTION, 40, datetime(2024, 2, 1, tzinfo=UTC)))
         wait_until_applied(settings, 60)
-    live = urlsplit(settings.database_url).path.removeprefix("/")
-    elsewhere = settings.model_copy(
-        update={"database_url": urlsplit(settings.database_url)._replace(path="/template1").geturl()}
-    )
-    with database(elsewhere, "earlier", live) as earlier:
+    with database(settings, "earlier", copied=True) as earlier:
         with ready_worker(settings):
             for events in one_after_the_other(_INSTITUTION):
                 send(settings, *events)
@@ -99,18 +77,7 @@ def lost(scored: Scored) -> Iterator[tuple[Settings, list[Rebuilt]]]:
 
 
 def rows(settings: Settings, table: str) -> list[str]:
-    columns = [
-        row["column_name"]
-        for row in fetch(
-            settings,
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = $1 "
-            "AND column_name <> ALL($2) ORDER BY 1",
-            table,
-            list(_NOT_COMPARED),
-        )
-    ]
-    query = f"SELECT ROW({', '.join(columns)})::text AS text FROM {table} WHERE institution = $1 ORDER BY 1"
-    return [row["text"] for row in fetch(settings, query, _INSTITUTION)]
+    return texts_of(settings, table, _NOT_COMPARED, institution=_INSTITUTION)
 
 
 def histories(settings: Settings) -> dict[str, Any]:

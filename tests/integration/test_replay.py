@@ -25,7 +25,7 @@ from schemas.errors import ConfigurationError
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import DELETED, LARGE, one_after_the_other, one_event, send
-from tests.integration.reading import ends_of, keys_of, rows_of_encounters
+from tests.integration.reading import ends_of, keys_of, rows_of_encounters, texts_of
 from tests.integration.running import Trained, ready_worker
 from tests.integration.simulated import events_of
 from tests.unit.schemas.fhir_events import encounter
@@ -44,6 +44,7 @@ _TABLES = (
     "challenger_scores",
 )
 _CHALLENGER = "challenger"
+_OF_THE_RUN = ("scored_at", "superseded_at", "rejected_at", "updated_at", "revision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,7 @@ def all_ends(settings: Settings) -> dict[TopicFamily, dict[int, int]]:
 
 def rows_in(settings: Settings, schema: str, table: str) -> list[str]:
     """Read a schema's rows of a table without the time of the run, and without how batches were cut."""
-    columns = [
-        row["column_name"]
-        for row in fetch(
-            settings,
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2 "
-            "AND column_name NOT IN ('scored_at', 'superseded_at', 'rejected_at', 'updated_at', 'revision') ORDER BY 1",
-            schema,
-            table,
-        )
-    ]
-    assert columns
-    query = f"SELECT ROW({', '.join(columns)})::text AS text FROM {schema}.{table} ORDER BY 1"
-    return [row["text"] for row in fetch(settings, query)]
+    return texts_of(settings, table, _OF_THE_RUN, schema=schema)
 
 
 # --- of what is live

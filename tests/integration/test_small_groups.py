@@ -11,6 +11,7 @@ import pytest
 from connectors.migrate import migrate
 from connectors.settings import Settings
 from healthalliance.progress import fetch
+from tests.integration.running import database
 
 pytestmark = pytest.mark.stack
 
@@ -32,33 +33,37 @@ _REJECTED = {"invalid-code": 10, "invalid-json": 9}
 @pytest.fixture(scope="module")
 def filled(stack: Settings) -> Iterator[Settings]:
     """Fill a database of its own with made-up rows."""
-    fetch(stack, "CREATE DATABASE small_groups")
-    own = stack.model_copy(update={"database_url": stack.database_url.rpartition("/")[0] + "/small_groups"})
-    migrate(own.database_url)
-    for day, (bands, outpatients) in _DAYS.items():
-        inpatient = iter(range(sum(bands.values())))
-        for band, number in bands.items():
+    with database(stack, "small_groups") as own:
+        migrate(own.database_url)
+        for day, (bands, outpatients) in _DAYS.items():
+            inpatient = iter(range(sum(bands.values())))
+            for band, number in bands.items():
+                for _ in range(number):
+                    score(
+                        own,
+                        datetime(2025, 5, day, tzinfo=UTC),
+                        "9",
+                        band=band,
+                        inpatient=next(inpatient) >= outpatients,
+                    )
+        fetch(
+            own,
+            "INSERT INTO stream_progress (topic_id, source_partition, topic, institution, next_offset, updated_at, "
+            "known_until) VALUES (gen_random_uuid(), 0, 'made up', $1, 0, $2, $2)",
+            _INSTITUTION,
+            _NOW,
+        )
+        for version, (stays, readmitted) in _MODELS.items():
+            discharged = _NOW - timedelta(days=40)
+            for number in range(stays):
+                record = score(own, discharged, version, probability=number / stays)
+                # Readmissions everywhere between the lowest and the highest risks.
+                back = number * readmitted // stays != (number + 1) * readmitted // stays
+                fetch(own, _OUTCOME, _INSTITUTION, discharged, "readmitted" if back else "pending", record, _NOW)
+        for reason, number in _REJECTED.items():
             for _ in range(number):
-                score(own, datetime(2025, 5, day, tzinfo=UTC), "9", band=band, inpatient=next(inpatient) >= outpatients)
-    fetch(
-        own,
-        "INSERT INTO stream_progress (topic_id, source_partition, topic, institution, next_offset, updated_at, "
-        "known_until) VALUES (gen_random_uuid(), 0, 'made up', $1, 0, $2, $2)",
-        _INSTITUTION,
-        _NOW,
-    )
-    for version, (stays, readmitted) in _MODELS.items():
-        discharged = _NOW - timedelta(days=40)
-        for number in range(stays):
-            record = score(own, discharged, version, probability=number / stays)
-            # Readmissions everywhere between the lowest and the highest risks.
-            back = number * readmitted // stays != (number + 1) * readmitted // stays
-            fetch(own, _OUTCOME, _INSTITUTION, discharged, "readmitted" if back else "pending", record, _NOW)
-    for reason, number in _REJECTED.items():
-        for _ in range(number):
-            fetch(own, _REJECTION, _INSTITUTION, _NOW, reason)
-    yield own
-    fetch(stack, "DROP DATABASE small_groups WITH (FORCE)")
+                fetch(own, _REJECTION, _INSTITUTION, _NOW, reason)
+        yield own
 
 
 def score(

@@ -27,7 +27,7 @@ from schemas.features import FEATURE_NAMES
 from schemas.messages import RiskScore
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.reading import latest_risk, rows_of_encounters
-from tests.integration.running import Trained
+from tests.integration.running import Trained, database
 from tests.unit.schemas.fhir_events import condition, encounter, patient, to_bytes
 
 pytestmark = pytest.mark.stack
@@ -110,9 +110,8 @@ def test_the_scores_are_partitioned_by_the_month_of_arrival(stack: Settings) -> 
 
 @pytest.fixture
 def own_database(stack: Settings) -> Iterator[Settings]:
-    fetch(stack, "CREATE DATABASE migrations")
-    yield stack.model_copy(update={"database_url": stack.database_url.rpartition("/")[0] + "/migrations"})
-    fetch(stack, "DROP DATABASE migrations WITH (FORCE)")
+    with database(stack, "migrations") as own:
+        yield own
 
 
 def downgrade(settings: Settings) -> None:

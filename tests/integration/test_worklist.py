@@ -14,14 +14,16 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from connectors.kafka import OutMessage, Publisher
+from connectors.kafka import OutMessage
 from healthalliance.api.sessions import COOKIE
 from healthalliance.progress import fetch, wait_until_applied
 from schemas.topics import TopicFamily, topic_name
+from tests.integration import eventful
+from tests.integration.eventful import one_event
 from tests.integration.reading import latest_risk
 from tests.integration.running import Trained, wait_until
 from tests.integration.running_api import Api, running_api
-from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient, to_bytes
+from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("worker")]
 
@@ -35,9 +37,7 @@ def own(api: Api) -> Iterator[httpx2.Client]:
 
 
 def send(trained: Trained, name: str, *resources: dict[str, Any]) -> None:
-    topic = topic_name(TopicFamily.ENCOUNTERS, OWN)
-    event = OutMessage(topic, f"Patient/{name}".encode(), to_bytes(bundle(*resources)))
-    Publisher(trained.settings.kafka_bootstrap_servers).publish([event])
+    eventful.send(trained.settings, one_event(OWN, name, bundle(*resources)))
     wait_until_applied(trained.settings, 60)
 
 
@@ -135,8 +135,7 @@ def test_bad_requests_change_nothing(own: httpx2.Client, api: Api, trained: Trai
 def test_an_erased_patient_leaves_no_mark(own: httpx2.Client, trained: Trained) -> None:
     row = scored(trained, "list-5")
     own.put(path_of(row, "acknowledgement"), json={"record_id": str(row["record_id"])})
-    topic = topic_name(TopicFamily.ENCOUNTERS, OWN)
-    Publisher(trained.settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/list-5", None)])
+    eventful.send(trained.settings, OutMessage(topic_name(TopicFamily.ENCOUNTERS, OWN), b"Patient/list-5", None))
     wait_until_applied(trained.settings, 60)
     assert own.get(path_of(row)).status_code == 404
     assert fetch(trained.settings, "SELECT 1 FROM worklist_marks WHERE encounter_pseudonym = $1",

@@ -43,16 +43,16 @@ ALTER TABLE stream_progress ADD COLUMN known_until timestamptz;
 """
 
 # Hours, since 30 days are longer or shorter where a session's time zone changes its clocks meanwhile.
-FOLLOW_UP = "interval '720 hours'"
+_FOLLOW_UP = "interval '720 hours'"
 _WINDOW = "interval '2160 hours'"
 
-VIEWS = f"""
-CREATE VIEW risk_outcomes AS
+# The views' parts that a later migration keeps.
+OUTCOMES = f"""
 SELECT stay.institution, stay.encounter_pseudonym, stay.patient_pseudonym, stay.discharged_at,
-       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {FOLLOW_UP} <= known.until
+       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {_FOLLOW_UP} <= known.until
             THEN 'not-readmitted' ELSE stay.outcome END AS outcome,
        stay.because, stay.readmitted_at,
-       coalesce(stay.discharged_at + {FOLLOW_UP} <= known.until, false) AS matured,
+       coalesce(stay.discharged_at + {_FOLLOW_UP} <= known.until, false) AS matured,
        known.until AS known_until,
        stay.record_id, stay.received_at, score.probability, score.band, score.model_name, score.model_version,
        challenger.probability AS challenger_probability, challenger.band AS challenger_band,
@@ -60,26 +60,13 @@ SELECT stay.institution, stay.encounter_pseudonym, stay.patient_pseudonym, stay.
 FROM score_outcomes AS stay
 LEFT JOIN (SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution) AS known
        USING (institution)
-LEFT JOIN risk_scores AS score ON score.record_id = stay.record_id AND score.received_at = stay.received_at
-LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_id;
-
-CREATE VIEW model_performance AS
-WITH judged AS (
-    SELECT * FROM risk_outcomes
-    WHERE matured AND outcome <> 'censored' AND discharged_at + {FOLLOW_UP} > known_until - {_WINDOW}
-), scored AS (
-    SELECT institution, model_name, model_version, 'champion' AS role, probability, discharged_at,
-           (outcome = 'readmitted')::integer AS readmitted
-    FROM judged WHERE probability IS NOT NULL
-    UNION ALL
-    SELECT institution, challenger_name, challenger_version, 'challenger', challenger_probability, discharged_at,
-           (outcome = 'readmitted')::integer
-    FROM judged WHERE challenger_probability IS NOT NULL
-), ranked AS (
+"""
+MEASURES = """
+ranked AS (
     SELECT *, rank() OVER (PARTITION BY institution, model_name, model_version, role ORDER BY probability)
               + (count(*) OVER (PARTITION BY institution, model_name, model_version, role, probability) - 1) / 2.0
               AS place
-    FROM scored
+    FROM {scored}
 ), summed AS (
     SELECT institution, model_name, model_version, role,
            count(*) AS outcomes,
@@ -97,7 +84,27 @@ SELECT institution, model_name, model_version, role, outcomes, readmitted, obser
        ((places - readmitted * (readmitted + 1) / 2.0)
         / nullif(readmitted * (outcomes - readmitted), 0))::double precision AS auroc,
        first_discharge, last_discharge
-FROM summed;
+FROM summed
+"""
+
+VIEWS = f"""
+CREATE VIEW risk_outcomes AS {OUTCOMES}
+LEFT JOIN risk_scores AS score ON score.record_id = stay.record_id AND score.received_at = stay.received_at
+LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_id;
+
+CREATE VIEW model_performance AS
+WITH judged AS (
+    SELECT * FROM risk_outcomes
+    WHERE matured AND outcome <> 'censored' AND discharged_at + {_FOLLOW_UP} > known_until - {_WINDOW}
+), scored AS (
+    SELECT institution, model_name, model_version, 'champion' AS role, probability, discharged_at,
+           (outcome = 'readmitted')::integer AS readmitted
+    FROM judged WHERE probability IS NOT NULL
+    UNION ALL
+    SELECT institution, challenger_name, challenger_version, 'challenger', challenger_probability, discharged_at,
+           (outcome = 'readmitted')::integer
+    FROM judged WHERE challenger_probability IS NOT NULL
+), {MEASURES.format(scored="scored")};
 """
 
 

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from connectors.migrations.versions.m0003_outcomes import FOLLOW_UP
+from connectors.migrations.versions.m0003_outcomes import MEASURES, OUTCOMES
 from connectors.migrations.versions.m0003_outcomes import VIEWS as EARLIER_VIEWS
 
 revision = "0006"
@@ -71,19 +71,7 @@ FROM (SELECT *,
              encounters >= 10 AND high NOT {_SMALL} AND medium NOT {_SMALL} AND low NOT {_SMALL} AS bands_told
       FROM institution_daily_risk_exact) AS counted;
 
-CREATE OR REPLACE VIEW risk_outcomes AS
-SELECT stay.institution, stay.encounter_pseudonym, stay.patient_pseudonym, stay.discharged_at,
-       CASE WHEN stay.outcome = 'pending' AND stay.discharged_at + {FOLLOW_UP} <= known.until
-            THEN 'not-readmitted' ELSE stay.outcome END AS outcome,
-       stay.because, stay.readmitted_at,
-       coalesce(stay.discharged_at + {FOLLOW_UP} <= known.until, false) AS matured,
-       known.until AS known_until,
-       stay.record_id, stay.received_at, score.probability, score.band, score.model_name, score.model_version,
-       challenger.probability AS challenger_probability, challenger.band AS challenger_band,
-       challenger.model_name AS challenger_name, challenger.model_version AS challenger_version
-FROM score_outcomes AS stay
-LEFT JOIN (SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution) AS known
-       USING (institution)
+CREATE OR REPLACE VIEW risk_outcomes AS {OUTCOMES}
 LEFT JOIN LATERAL (SELECT probability, band, model_name, model_version FROM risk_scores
                    WHERE record_id = stay.record_id AND received_at = stay.received_at {_EACH}) AS score ON true
 LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_id;
@@ -100,29 +88,7 @@ WHERE stay.matured AND stay.outcome <> 'censored' AND stay.discharged_at > stay.
   AND of.probability IS NOT NULL;
 
 CREATE OR REPLACE VIEW model_performance AS
-WITH ranked AS (
-    SELECT *, rank() OVER (PARTITION BY institution, model_name, model_version, role ORDER BY probability)
-              + (count(*) OVER (PARTITION BY institution, model_name, model_version, role, probability) - 1) / 2.0
-              AS place
-    FROM judged_scores
-), summed AS (
-    SELECT institution, model_name, model_version, role,
-           count(*) AS outcomes,
-           sum(readmitted) AS readmitted,
-           avg(readmitted)::double precision AS observed_share,
-           avg(probability) AS mean_probability,
-           avg((probability - readmitted) ^ 2) AS brier,
-           sum(place * readmitted) AS places,
-           min(discharged_at) AS first_discharge,
-           max(discharged_at) AS last_discharge
-    FROM ranked GROUP BY institution, model_name, model_version, role
-)
-SELECT institution, model_name, model_version, role, outcomes, readmitted, observed_share, mean_probability,
-       observed_share / nullif(mean_probability, 0) AS calibration_ratio, brier,
-       ((places - readmitted * (readmitted + 1) / 2.0)
-        / nullif(readmitted * (outcomes - readmitted), 0))::double precision AS auroc,
-       first_discharge, last_discharge
-FROM summed;
+WITH {MEASURES.format(scored="judged_scores")};
 
 ALTER VIEW model_performance RENAME TO model_performance_exact;
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from healthalliance.alerting.decision import Change, Left, State, decide, decide_all, is_newer
-from schemas.alert import Crossing, Opened, Scored, rank
-from schemas.messages import Band
+from schemas.alert import Crossing, Opened, Scored
+from schemas.messages import Band, rank
 from tests.unit.healthalliance.alert_scores import BEGIN, a_score
 
 BANDS = {"l": "low", "m": "medium", "h": "high", "-": None}
