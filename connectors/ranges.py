@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from schemas.errors import UnavailableError
 
 _TIMEOUT_S = 15.0
-_GROUP = "healthalliance-ranges"  # the client demands one; nothing is committed under it
+RANGES_GROUP = "healthalliance-ranges"  # the client demands one; nothing is committed under it
 _SILENCE_S = 30.0  # without a record or the end of a partition, the broker counts as away
 _LEADER_TRIES = 20
 _LEADER_PAUSE_S = 0.5
@@ -61,7 +61,7 @@ class PartitionReader(Protocol):
 
 
 @contextmanager
-def range_consumer(bootstrap_servers: str, group: str = _GROUP) -> Iterator[Consumer]:
+def range_consumer(bootstrap_servers: str, group: str = RANGES_GROUP) -> Iterator[Consumer]:
     """Open a consumer that reads ranges and commits nothing; its KafkaException becomes an UnavailableError.
 
     It reads what a worker reads: records of transactions that were aborted too.

@@ -158,7 +158,7 @@ async def get_worklist(
 
 @router.get("/worklist/events", summary="When to look again", responses={200: {"content": {"text/event-stream": {}}}})
 async def get_events(service: Shared, sender: Caller) -> StreamingResponse:
-    """Send a server-sent event `changed` whenever the caller's worklist may look different, until closed."""
+    """Send an event `changed` whenever the caller's worklist may look different, `still` while it does not."""
     service.changes.require_room()
     return StreamingResponse(
         _events(service, sender),
@@ -241,7 +241,8 @@ async def get_model(service: Shared, sender: Caller) -> ModelOut:
 async def _events(service: Service, sender: Sender) -> AsyncIterator[str]:
     yield f"retry: {_RETRY_MS}\n\n"
     async for token in service.changes.of(sender.institution.id):
-        yield ": still here\n\n" if token is None else f"event: changed\nid: {token}\ndata: {{}}\n\n"
+        # An event, not a comment: a page hears no comment, and could not tell a quiet line from a dead one.
+        yield "event: still\ndata: {}\n\n" if token is None else f"event: changed\nid: {token}\ndata: {{}}\n\n"
 
 
 async def _marked(service: Service, sender: Sender, encounter: UUID, known: bool) -> MarkOut:

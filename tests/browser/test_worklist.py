@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -18,6 +20,7 @@ from tests.browser.conftest import OWN, Open, aside
 from tests.integration.eventful import one_event, send
 from tests.integration.reading import latest_risk
 from tests.integration.running import Trained
+from tests.integration.running_api import Api
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("worker")]
@@ -108,6 +111,17 @@ def test_a_new_score_is_shown_within_two_seconds_of_its_commit(page: Page, train
         keys.encounter_pseudonym(f"{name}-e"),
     )
     assert 1000 * (shown_at - row["at"]).total_seconds() < _WITHIN_MS
+
+
+def test_a_quiet_line_stays_live_and_a_dead_one_is_told(page: Page, api: Api) -> None:
+    page.wait_for_timeout(16_000)  # longer than between two signs of life
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    os.kill(api.pid, signal.SIGSTOP)  # the connection stays open
+    try:
+        expect(page.locator("#status")).to_have_attribute("data-state", "away", timeout=60_000)
+    finally:
+        os.kill(api.pid, signal.SIGCONT)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live", timeout=30_000)
 
 
 def test_an_entry_tells_risk_reasons_stay_and_age_but_no_name(page: Page, trained: Trained, name: str) -> None:
@@ -213,10 +227,11 @@ def test_it_speaks_german(open_page: Open, trained: Trained, name: str) -> None:
     expect(entry_of(page, name)).to_contain_text("inpatient")
 
 
-def test_it_is_used_by_keyboard_alone(open_page: Open, api: Any, trained: Trained) -> None:
+def test_it_is_used_by_keyboard_alone(open_page: Open, api: Api, trained: Trained) -> None:
     for _ in range(2):
         scored(trained.settings, next(_names))
     page = open_page(signed_in=False)
+    expect(page.locator("#key")).to_be_focused()
     page.keyboard.type(api.keys[OWN])
     page.keyboard.press("Enter")
     show_all(page)

@@ -102,9 +102,10 @@ function watch() {
   const heard = () => {
     say("live");
     clearTimeout(quiet);
-    quiet = setTimeout(() => say("away"), AWAY_AFTER_MS * 3);
+    quiet = setTimeout(() => say("away"), AWAY_AFTER_MS);
   };
   events.addEventListener("open", heard);
+  events.addEventListener("still", heard);
   events.addEventListener("changed", () => {
     heard();
     soon();
