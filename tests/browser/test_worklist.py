@@ -55,6 +55,12 @@ def show_all(page: Page) -> None:
         page.locator(f"input[value={band}]").check()
     page.locator("input[name=inpatient]").uncheck()
     page.locator("select[name=order]").select_option("newest")
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    """Wait until the list shows what the filters ask for."""
+    expect(page.locator("#entries")).to_have_attribute("aria-busy", "false")
 
 
 def entry_of(page: Page, name: str) -> Locator:
@@ -169,6 +175,7 @@ def test_filters_and_orders(page: Page, trained: Trained) -> None:
         scored(trained.settings, next(_names))
     show_all(page)
     page.locator("select[name=order]").select_option("risk")
+    settled(page)
     expect(page.locator("li.entry").nth(2)).to_be_visible()
     risks = [int(text.rstrip("%")) for text in page.locator(".risk strong").all_inner_texts()]
     assert risks == sorted(risks, reverse=True)
@@ -228,21 +235,25 @@ def test_it_speaks_german(open_page: Open, trained: Trained, name: str) -> None:
 
 
 def test_it_is_used_by_keyboard_alone(open_page: Open, api: Api, trained: Trained) -> None:
-    for _ in range(2):
-        scored(trained.settings, next(_names))
+    earlier, newest = next(_names), next(_names)
+    for one in (earlier, newest):
+        scored(trained.settings, one)
     page = open_page(signed_in=False)
     expect(page.locator("#key")).to_be_focused()
     page.keyboard.type(api.keys[OWN])
     page.keyboard.press("Enter")
     show_all(page)
-    page.locator("button.open").nth(1).wait_for()
-    page.locator("button.open").first.focus()
+    first, second = (page.get_by_role("button", name=f"Patient/{one}", exact=True) for one in (newest, earlier))
+    second.wait_for()
+    first.focus()
     page.keyboard.press("ArrowDown")
-    expect(page.locator("button.open").nth(1)).to_be_focused()
+    expect(second).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.get_by_role("dialog", name=f"Patient/{earlier}")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.locator("button.open").nth(1)).to_be_focused()
+    expect(second).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(first).to_be_focused()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

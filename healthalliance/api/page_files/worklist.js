@@ -69,6 +69,7 @@ async function refresh() {
   }
   state.asking = true;
   state.asked = Date.now();
+  $("#entries").setAttribute("aria-busy", "true");
   try {
     const noBand = !new FormData($("#filters")).has("band");
     const found = noBand ? { entries: [], more: false } : await ask(`/api/v1/worklist?${query()}`);
@@ -82,9 +83,10 @@ async function refresh() {
     if (error.message !== "signed out") say("away");
   } finally {
     state.asking = false;
+    $("#entries").setAttribute("aria-busy", `${state.again}`);
     if (state.again) {
       state.again = false;
-      soon();
+      refresh(); // asked for by a person meanwhile; what the API says waits for its turn in soon()
     }
   }
 }
