@@ -1,10 +1,16 @@
-"""How the tests are dealt out to processes that run side by side (`make test`)."""
+"""How the tests are dealt out to processes that run side by side (`make test`), and what is told of a failure."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from connectors.settings import Settings
 
 pytest_plugins = ["tests.integration.fixtures"]
 
@@ -43,3 +49,45 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is half typed
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     return ByFile(config, log)
+
+
+# --- what a failure leaves behind
+
+
+_LOGS = "what the workers said last"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what the stack's workers warned of before a test failed: its data folder is gone afterwards."""
+    report = yield
+    if report.failed:
+        for one in dict.fromkeys(_data_folders(getattr(item, "funcargs", {}))):
+            for log in sorted(one.glob("logs/worker*.log")):
+                if said := _LAST_WORDS.findall(log.read_text("utf-8", "replace")):
+                    report.sections.append((_LOGS, "\n".join(said[-15:])))
+    return report
+
+
+def _data_folders(arguments: Mapping[str, object]) -> Iterator[Path]:
+    for one in arguments.values():
+        settings = getattr(one, "settings", one)
+        if isinstance(settings, Settings):
+            yield settings.data_dir
+
+
+_LAST_WORDS = re.compile(r"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*$", re.MULTILINE)
+_said: dict[str, None] = {}  # in the process that gathers the reports
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _said.update({text: None for name, text in report.sections if name == _LOGS})
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Say it once more at the very end, where a long output is looked at first."""
+    result = yield
+    if _said and not hasattr(session.config, "workerinput"):
+        print(f"\n--- {_LOGS}", *list(_said)[-3:], sep="\n")
+    return result

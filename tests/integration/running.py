@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -85,10 +86,14 @@ def ready_worker(settings: Settings, *, history_only: bool = False) -> Iterator[
 
 
 class StandingWorker:
-    """One worker for many modules: a start and a stop take seconds. Only one runs, for two share the partitions."""
+    """One worker for many modules: a start and a stop take seconds. Only one runs, for two share the partitions.
+
+    It is started again where it ends by itself, as everywhere; a failure's report says why it did.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        # A worker that stands still ends itself after twice this time, before a test gives up.
+        self._settings = settings.model_copy(update={"retry_timeout_s": 20.0})
         self._open = ExitStack()
         self._workers: WorkerProcesses | None = None
 
@@ -102,12 +107,30 @@ class StandingWorker:
         """Return the worker, which is started and ready if it was not."""
         if self._workers is None:
             self._workers = self._open.enter_context(ready_worker(self._settings))
+            self._open.enter_context(_watched(self._workers))
         return self._workers
 
     def stop(self) -> None:
         """Stop the worker if it runs."""
         self._workers = None
         self._open.close()
+
+
+@contextmanager
+def _watched(workers: WorkerProcesses) -> Iterator[None]:
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            workers.watch()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
 
 
 def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
