@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     alert_metrics_port: int = Field(8020, ge=0, le=65535, description="port of the alerts' metrics, on METRICS_HOST")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe logged level")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector that spans go to over HTTP, http://host:4318; empty: none are made"
+    )
 
     @field_validator("institution_api_key")
     @classmethod

@@ -85,7 +85,7 @@ def run_alerts(
         page=settings.alert_worklist_url, timeout_s=settings.alert_timeout_s,
     )  # fmt: skip
     stamina.instrumentation.set_on_retry_hooks([])  # they would write to standard output; the service logs by itself
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     _prepare(settings)
     started_at = _ALWAYS if from_beginning else datetime.now(UTC)
     tally, queue = asyncio.run(_run(settings, options, name, told, started_at, once=once))

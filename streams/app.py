@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import faust
 from faust import Stream
 from faust.types import TP, EventT, StreamT
+from opentelemetry.trace import Span
 
 from connectors.settings import Settings
 from schemas.errors import FencedError
+from streams.batch_trace import about_batch
 from streams.decision import Event
 from streams.processor import Positions, Processor, Results
 from streams.transport import RunConsumer, RunTransport, batches_of, positions_of, records_of
@@ -72,10 +75,15 @@ def create_app(
             for runs in batches_of(taken, settings.batch_max_events):
                 await ahead.acquire()
                 records = [record for run in runs for record in records_of(run.message)]
-                events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
-                applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied, published)))
-                published = asyncio.create_task(failing(publish(events, applied, published, runs)))
-                published.add_done_callback(lambda _: ahead.release())
+                with about_batch(records) as span:
+                    events = asyncio.create_task(failing(processor.read(records)))  # parse, validate
+                    applied = asyncio.create_task(failing(apply(events, positions_of(runs), applied, published)))
+                    published = asyncio.create_task(failing(publish(events, applied, published, runs)))
+                published.add_done_callback(partial(done, ahead, span))
+
+    def done(ahead: asyncio.Semaphore, span: Span, _: object) -> None:
+        span.end()
+        ahead.release()
 
     async def apply(
         events: Awaitable[list[Event]],

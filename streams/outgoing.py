@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from connectors.kafka import OutMessage
 from connectors.registry import to_wire
+from connectors.tracing import as_headers
 from schemas.messages import RiskScore
 from schemas.rejection import Issue, operation_outcome
 from schemas.topics import TopicFamily, topic_name
@@ -17,10 +18,11 @@ from streams.decision import FeaturesChange, Rejected
 _LONGEST = 1_000
 
 
-def risk_message(score: RiskScore, schema_ids: Mapping[str, int]) -> OutMessage:
-    """Render a score for `risk.<institution>`, keyed by the patient."""
+def risk_message(score: RiskScore, schema_ids: Mapping[str, int], traceparent: bytes | None) -> OutMessage:
+    """Render a score for `risk.<institution>`, keyed by the patient, in its event's trace."""
     topic = topic_name(TopicFamily.RISK, score.institution)
-    return OutMessage(topic, score.patient_reference.encode(), to_wire(schema_ids[topic], score))
+    value = to_wire(schema_ids[topic], score)
+    return OutMessage(topic, score.patient_reference.encode(), value, as_headers(traceparent))
 
 
 def erasure_message(institution: str, patient_id: str) -> OutMessage:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import stamina
 
 from connectors.kafka import OutMessage, Publisher
 from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, Store, StoredHistory, Writes
+from connectors.tracing import own_traceparent, span
 from schemas.challenger import ChallengerScore
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
 from schemas.history import decode_history, encode_history
@@ -24,6 +25,7 @@ from schemas.intake.structure import StructureValidator
 from schemas.messages import RiskScore
 from schemas.model import Model
 from streams import metrics
+from streams.batch_trace import Coordinates, coordinates_of, traceparents_of
 from streams.decision import (
     Decision,
     Event,
@@ -71,6 +73,7 @@ class Results:
     erased: list[tuple[str, str]] = field(default_factory=list)  # institution, patient id
     revisions: Mapping[PatientKey, int] = field(default_factory=dict)  # of the patients' histories, once committed
     are_repeated: bool = False  # at least some of them: newer ones may have been published since
+    traceparents: Mapping[Coordinates, bytes] = field(default_factory=dict)  # of the events that came with one
 
 
 class Processor:
@@ -191,6 +194,7 @@ class Processor:
             decision.rejected,
             [(key[0], patient_id) for _, key, patient_id in decision.erased],
             {**_revisions(stored), **{key: revision + 1 for key, (revision, _) in writes.histories.items()}},
+            traceparents=traceparents_of(events),
         )
         if len(fresh) < len(events):
             now_known = Known({**known.histories, **decision.histories}, {**known.patient_of, **decision.patient_of})
@@ -203,6 +207,7 @@ class Processor:
                 again.erased + results.erased,
                 results.revisions,
                 are_repeated=True,
+                traceparents=results.traceparents,
             )
         return results, {**reached, **{one.partition: one.next_offset for one in writes.advances}}
 
@@ -331,15 +336,24 @@ class Processor:
             for patient_id in event.parsed.erase
             if (event.sender.institution.id, event.sender.keys.patient_pseudonym(patient_id)) in patients
         }
-        return Results(scores=scores, features=current_features(events, known.histories, patients), erased=sorted(gone))
+        return Results(
+            scores=scores,
+            features=current_features(events, known.histories, patients),
+            erased=sorted(gone),
+            traceparents=published.traceparents,
+        )
 
     def _attempts(self, *on: type[Exception]) -> AsyncIterator[stamina.Attempt]:
         return stamina.retry_context(on=on, attempts=None, timeout=self._retry_timeout_s, wait_max=5.0)
 
     def _messages(self, results: Results) -> list[OutMessage]:
+        traces, own = results.traceparents, own_traceparent()
         return [
             *(erasure_message(institution, patient_id) for institution, patient_id in results.erased),
-            *(risk_message(one, self._schema_ids) for one in results.scores),
+            *(
+                risk_message(one, self._schema_ids, traces.get(coordinates_of(one), own) if traces else own)
+                for one in results.scores
+            ),
             *(features_out(one, self._schema_ids) for one in results.features),
             *(rejected_message(one) for one in results.rejected),
         ]
@@ -437,10 +451,12 @@ def _count(events: Sequence[Event], results: Results) -> None:
 
 class _timed:  # noqa: N801  # reads as a statement
     def __init__(self, step: str) -> None:
-        self._observe = metrics.BATCH_SECONDS.labels(step).observe
+        self._observe, self._span = metrics.BATCH_SECONDS.labels(step).observe, span(step)
 
     def __enter__(self) -> None:
+        self._span.__enter__()
         self._started = perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *how: Any) -> None:
         self._observe(perf_counter() - self._started)
+        self._span.__exit__(*how)

@@ -19,6 +19,7 @@ from connectors.logs import log_to_stderr
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
+from connectors.tracing import start_tracing
 from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
@@ -60,7 +61,8 @@ class Worker:
 
     def run(self) -> None:
         """Run until a signal ends it; exits with a HealthAllianceError's code where it cannot go on."""
-        log_to_stderr(self._settings.log_level)
+        log_to_stderr(self._settings)
+        start_tracing(self._settings, "worker")
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._prepare())
@@ -76,6 +78,7 @@ class Worker:
             redirect_stdouts=False,
             quiet=True,
         )
+        worker.spinner = None  # it would write to the log
         worker.execute_from_commandline()
 
     # --- start

@@ -44,6 +44,14 @@ def create_app(settings: Settings) -> FastAPI:
         summary="30-day readmission risk, from FHIR R4 encounter events",
         description="Not a medical device. Each key opens its own institution.",
         lifespan=lifespan,
+        # Its own spans hold paths and queries, which name patients.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     for router in _ROUTERS:
         app.include_router(router)

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
+from opentelemetry.trace import SpanKind
 
 from connectors.intake_requests import Claim, claim, release, settle
 from connectors.kafka import OutMessage
+from connectors.tracing import HEADER, as_headers, own_traceparent, span, traceparent_of
 from healthalliance.api import metrics
 from healthalliance.api.callers import Caller, require_own
 from healthalliance.api.fhir_events import BODY, MEDIA_TYPE, OUTCOME, describes_refusal, issues_of, read_event, refusal
@@ -51,6 +53,9 @@ async def post_event(
     idempotency_key: Annotated[
         str | None, Header(min_length=1, max_length=200, description="asking again with it publishes nothing more")
     ] = None,
+    traceparent: Annotated[
+        str | None, Header(description="W3C trace context, which goes on to the event's score")
+    ] = None,
 ) -> Response:
     """Validate FHIR as the stream would and publish it to the institution's topic; answer once it is confirmed.
 
@@ -61,8 +66,13 @@ async def post_event(
     if issues := issues_of(event.parsed) or _not_one_patient(event.parsed):
         metrics.INTAKE.labels(institution_id, "refused").inc()
         return refusal(issues)
-    with _place(service):
-        message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, institution_id), _key(event), event.raw.value)
+    topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
+    given = traceparent_of([(HEADER, traceparent.encode())]) if traceparent else None
+    with (
+        _place(service),
+        span(f"publish {topic}", kind=SpanKind.PRODUCER, parent=given, messaging__system="kafka"),
+    ):
+        message = OutMessage(topic, _key(event), event.raw.value, as_headers(own_traceparent() or given))
         if idempotency_key is None:
             partition, offset = await _publish(service, message)
         else:

@@ -8,7 +8,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from connectors.logs import log_to_stderr
 from connectors.settings import Settings
+from connectors.tracing import start_tracing
 from healthalliance.api import metrics
 from healthalliance.api.app import create_app
 from healthalliance.metrics_server import serve_metrics
@@ -22,11 +24,14 @@ def serve(settings: Settings) -> None:
     Raises ConfigurationError for a port that is taken.
     """
     serve_metrics(settings.metrics_host, settings.api_metrics_port, "API_METRICS_PORT", metrics.REGISTRY)
+    log_to_stderr(settings)
+    start_tracing(settings, "api")
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.api_host,
         port=settings.api_port,
+        log_config=None,
         log_level=settings.log_level.lower(),
         access_log=False,  # paths hold ids
         server_header=False,

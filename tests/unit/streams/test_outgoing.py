@@ -26,15 +26,21 @@ RISK, FEATURES, REJECTED = (
     topic_name(family, "dkfz") for family in (TopicFamily.RISK, TopicFamily.FEATURES, TopicFamily.REJECTED)
 )
 SCHEMA_IDS = {RISK: 7, FEATURES: 8}
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ISSUE = Issue(Reason.INVALID_CODE, "Encounter.status", "Encounter.status: not one of them.")
 
 
 def test_a_score_goes_to_its_institution_keyed_by_the_patient() -> None:
     [one] = score(taken(events(encounter())).decisions[0].to_score, LinearModel(), ARRIVAL)
-    message = risk_message(one, SCHEMA_IDS)
+    message = risk_message(one, SCHEMA_IDS, None)
     assert message == OutMessage(RISK, b"Patient/p1", to_wire(7, one))
     assert message.value is not None
     assert avro.decode("RiskScore", message.value[5:])["record_id"] == one.record_id
+
+
+def test_a_score_carries_its_events_trace_on() -> None:
+    [one] = score(taken(events(encounter())).decisions[0].to_score, LinearModel(), ARRIVAL)
+    assert risk_message(one, SCHEMA_IDS, TRACEPARENT).headers == (("traceparent", TRACEPARENT),)
 
 
 def test_features_go_out_under_the_encounters_pseudonym_and_without_any_reference() -> None:
