@@ -10,8 +10,16 @@ AIRFLOW_VERSION := $(shell sed -n 's/^apache-airflow==//p' $(AIRFLOW_REQUIREMENT
 AIRFLOW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/airflow-$(AIRFLOW_VERSION)
 
 DEPLOY_REQUIREMENTS := tests/deploy/requirements.txt
-DEPLOY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/deploy-$(shell sha256sum $(DEPLOY_REQUIREMENTS) | cut -c1-12)
 ACTIONLINT_VERSION := v1.7.7
+KUSTOMIZE_VERSION := v5.7.1
+# The definitions of the custom resources that k8s/ uses.
+KEDA_VERSION := v2.17.2
+PROMETHEUS_OPERATOR_VERSION := v0.83.0
+EXTERNAL_SECRETS_VERSION := v0.17.0
+DEPLOY_VERSIONS := $(ACTIONLINT_VERSION) $(KUSTOMIZE_VERSION) $(KEDA_VERSION) $(PROMETHEUS_OPERATOR_VERSION) $(EXTERNAL_SECRETS_VERSION)
+DEPLOY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/deploy-$(shell echo $(DEPLOY_VERSIONS) | cat - $(DEPLOY_REQUIREMENTS) | sha256sum | cut -c1-12)
+OVERLAYS := local aws
+RENDERED := .local/manifests
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,17 +46,31 @@ manifests: setup $(DEPLOY)/installed  ## validate Terraform, Kubernetes, Docker,
 	@if command -v terraform >/dev/null; then terraform fmt -check -diff terraform; \
 	  else echo "There is no command terraform: the format of terraform/ and its access rules are not checked."; fi
 	@$(DEPLOY)/bin/checkov --directory terraform --framework terraform --quiet --compact --skip-download
-	@$(DEPLOY)/bin/kubernetes-validate --strict --quiet --no-warn $$(find k8s/base -name '*.yaml' ! -name kustomization.yaml)
+	@mkdir -p $(RENDERED)
+	@for overlay in $(OVERLAYS); do $(DEPLOY)/bin/kustomize build k8s/overlays/$$overlay -o $(RENDERED)/$$overlay.yaml || exit 1; done
+	@$(DEPLOY)/bin/kustomize build k8s/namespace -o $(RENDERED)/namespace.yaml
+	@$(DEPLOY)/bin/kustomize build k8s/base/training -o $(RENDERED)/training.yaml
+	@$(DEPLOY)/bin/python tests/deploy/manifests.py $(DEPLOY)/crds $(RENDERED)/*.yaml
+	@$(DEPLOY)/bin/checkov $(OVERLAYS:%=--file $(RENDERED)/%.yaml) --framework kubernetes --quiet --compact --skip-download
 	@if [ -f Dockerfile ]; then $(DEPLOY)/bin/hadolint Dockerfile; fi
 	@$(DEPLOY)/bin/actionlint -shellcheck= -pyflakes=
-	@$(BIN)/python -m pytest tests/deploy
+	@PATH="$(DEPLOY)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy
+
+# Copy definitions out of a Go module: $(call definitions,module@version,files)
+definitions = module=$$(go mod download -json $(1) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && cp $$module/$(2) $(DEPLOY)/crds
 
 $(DEPLOY)/installed: $(DEPLOY_REQUIREMENTS)
-	@command -v go >/dev/null || { echo "Go is needed to install actionlint (command go)."; exit 1; }
+	@command -v go >/dev/null || { echo "Go is needed to install actionlint and kustomize (command go)."; exit 1; }
 	@echo "Installing the checks of what is deployed into $(DEPLOY)"
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/pip install -q --require-hashes -r $(DEPLOY_REQUIREMENTS)
 	@GOBIN=$(DEPLOY)/bin go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+	@GOBIN=$(DEPLOY)/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+	@mkdir -p $(DEPLOY)/crds
+	@$(call definitions,github.com/kedacore/keda/v2@$(KEDA_VERSION),config/crd/bases/keda.sh_*.yaml)
+	@$(call definitions,github.com/prometheus-operator/prometheus-operator@$(PROMETHEUS_OPERATOR_VERSION),example/prometheus-operator-crd/*_servicemonitors.yaml)
+	@$(call definitions,github.com/prometheus-operator/prometheus-operator@$(PROMETHEUS_OPERATOR_VERSION),example/prometheus-operator-crd/*_prometheusrules.yaml)
+	@$(call definitions,github.com/external-secrets/external-secrets@$(EXTERNAL_SECRETS_VERSION),config/crds/bases/external-secrets.io_*s.yaml)
 	@touch $@
 
 bench: setup  ## measure against a naive worker, or with DIABETES130=file on that; writes a .json into .local
