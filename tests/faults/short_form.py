@@ -23,6 +23,8 @@ SMALL_DISKS = on_disks.why_not() is None
 
 # Latencies and growth say nothing of a run of seconds, nor shares of repeats of a few strikes.
 _ONLY_AT_FULL_SIZE = ("repeat_share", "p99_ratio", "memory_growth", "standstill_s")
+# The promised times are for a machine that does nothing else; other tests run beside these.
+_SLOWER = 3.0
 
 
 @dataclass
@@ -54,5 +56,5 @@ def shared_ground() -> Iterator[Ground]:
 
 def short(name: str) -> Scenario:
     scenario = SCENARIOS[name]
-    most = {figure: most for figure, most in scenario.most.items() if figure not in _ONLY_AT_FULL_SIZE}
+    most = {figure: _SLOWER * most for figure, most in scenario.most.items() if figure not in _ONLY_AT_FULL_SIZE}
     return replace(scenario, most=most)

@@ -187,7 +187,7 @@ class Receiver:
         """Name the scores that were told, in order."""
         return [one.document["record_id"] for one in self.posted]
 
-    def wait_for(self, number: int, timeout_s: float = 30.0) -> None:
+    def wait_for(self, number: int, timeout_s: float = 90.0) -> None:
         wait_until(f"{number} alerts came", lambda: len(self.posted) >= number, timeout_s)
 
 

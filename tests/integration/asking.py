@@ -57,7 +57,7 @@ def value_of(workers: WorkerProcesses, metric: str, /, **labels: str) -> float:
 def publish(settings: Settings, *values: bytes) -> None:
     topic = topic_name(TopicFamily.ENCOUNTERS, INSTITUTION)
     Publisher(settings.kafka_bootstrap_servers).publish(OutMessage(topic, b"Patient/health", one) for one in values)
-    wait_until_applied(settings, 60)
+    wait_until_applied(settings, 120)
 
 
 def scored_by(settings: Settings, encounter_id: str) -> str:

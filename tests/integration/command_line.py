@@ -26,7 +26,7 @@ class Ended:
         return json.loads(self.stdout)
 
 
-def run(settings: Settings, *arguments: object, timeout_s: float = 90.0, **variables: str) -> Ended:
+def run(settings: Settings, *arguments: object, timeout_s: float = 240.0, **variables: str) -> Ended:
     """Run a command with these settings in its environment, `variables` beside or over them."""
     done = subprocess.run(
         [sys.executable, "-m", "healthalliance", *map(str, arguments)],

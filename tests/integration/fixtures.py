@@ -55,7 +55,7 @@ def trained(stack: Settings) -> Trained:
             publish_events(stack, one, simulate(one, 1, _PATIENTS, *_HISTORY, fault_share=0.0))
             for one in institutions()
         )
-        wait_until_applied(stack, 60)
+        wait_until_applied(stack, 120)
     return Trained(stack, events, train(stack, 1))
 
 

@@ -25,7 +25,7 @@ def send(trained: Trained, value: bytes | None) -> None:
     """Publish an event of the patient, or the tombstone that erases it, and wait until it is applied."""
     topic = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)
     Publisher(trained.settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/alerted", value)])
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
 
 
 def test_a_hospitals_event_becomes_an_alert_and_its_erasure_takes_it_away(

@@ -235,7 +235,7 @@ def test_a_receiver_that_fails_hangs_and_answers_late_gets_each_alert_once(score
     with Receiver(lambda number: answers[number] if number < len(answers) else 200) as receiver:
         scores.add(*(one.scored("high") for one in stays))
         with started(scores, channel, receiver):
-            wait_until("all are delivered", lambda: all_delivered(scores, channel, 3), 60)
+            wait_until("all are delivered", lambda: all_delivered(scores, channel, 3), 120)
         sent = [posted.document["record_id"] for posted in receiver.posted[len(answers) :]]
     assert sorted(sent) == sorted(one.last.record_id for one in stays if one.last)
     assert sum(row["attempts"] for row in alerts_of(scores.settings, channel)) == 3 + len(answers)
@@ -301,7 +301,7 @@ def test_a_kill_between_the_answer_and_its_note_repeats_one_alert_under_the_same
             receiver.wait_for(2)
             first.kill()
         with started(scores, channel, receiver):
-            wait_until("all are delivered", lambda: all_delivered(scores, channel, 4), 60)
+            wait_until("all are delivered", lambda: all_delivered(scores, channel, 4), 120)
         keys = [posted.headers["Idempotency-Key"] for posted in receiver.posted]
         assert len(keys) == 5
         assert keys.count(keys[1]) == 2
@@ -318,7 +318,7 @@ def test_two_processes_of_a_channel_tell_each_alert_once(scores: Scores, channel
         for part in range(0, 60, 10):
             scores.add(*(each.scored("high") for each in stays[part : part + 10]))
             scores.publish(*(each.last for each in stays[: part + 10] if each.last))
-        wait_until("all are delivered", lambda: all_delivered(scores, channel, 60), 60)
+        wait_until("all are delivered", lambda: all_delivered(scores, channel, 60), 120)
         assert (one.stop(), two.stop()) == (0, 0)
     assert sorted(receiver.records()) == sorted(each.last.record_id for each in stays if each.last)
 
@@ -336,7 +336,7 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_at_most_one_alert_each(
             receiver.wait_for(before + random.randint(1, 20))
             one.kill()
     with started(scores, channel, receiver):
-        wait_until("all are delivered", lambda: all_delivered(scores, channel, len(stays)), 90)
+        wait_until("all are delivered", lambda: all_delivered(scores, channel, len(stays)), 150)
     keys = [posted.headers["Idempotency-Key"] for posted in receiver.posted]
     assert len(set(keys)) == len(stays)
     assert len(keys) - len(set(keys)) <= kills

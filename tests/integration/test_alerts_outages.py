@@ -51,7 +51,7 @@ def test_one_process_outlives_the_outage_of_each_part(own_stack: Settings) -> No
             time.sleep(_AWAY_S)
             local_stack.up(folder, print)
             scores.add(stay.scored("high"))
-            wait_until(f"told after {part} was away", lambda one=stay: told(receiver, one), 60)  # type: ignore[misc]
+            wait_until(f"told after {part} was away", lambda one=stay: told(receiver, one), 120)  # type: ignore[misc]
         # What is on the topic while the database is away is decided once it is there.
         scores.store(stays[4].scored("high"))
         kill(folder, Part.POSTGRES)
@@ -60,7 +60,7 @@ def test_one_process_outlives_the_outage_of_each_part(own_stack: Settings) -> No
         time.sleep(_AWAY_S)
         assert not told(receiver, stays[4])
         local_stack.up(folder, print)
-        wait_until("told after the database was away", lambda: told(receiver, stays[4]), 60)
+        wait_until("told after the database was away", lambda: told(receiver, stays[4]), 120)
         wait_until("all are noted", lambda: len(alerts_of(settings, "webhook")) == 5)
         assert alerts.stop() == 0
     assert len(receiver.posted) == 5

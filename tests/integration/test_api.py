@@ -54,7 +54,7 @@ def scored(trained: Trained, client: httpx2.Client, *resources: Any) -> dict[str
     """Send a Bundle whose first resource is an Encounter, and return the row of its score."""
     response = post_event(client, bundle(*resources))
     assert response.status_code == 202, response.text
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
     return latest_risk(trained.settings, OWN, [resources[0]["id"]])[resources[0]["id"]]
 
 
@@ -286,7 +286,7 @@ def test_a_score_that_was_taken_back_is_entered_in_error_and_predicts_nothing(
     first = scored(trained, own, encounter("api-back", patient="api-back"))
     taken_back = encounter("api-back", patient="api-back", version=2, status="entered-in-error")
     assert post_event(own, taken_back).status_code == 202
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
     path = f"/api/v1/scores/{first['record_id']}"
     found = own.get(path, headers={"Accept": "application/fhir+json"}).json()
     assert RiskAssessment.model_validate(found).status == "entered-in-error"

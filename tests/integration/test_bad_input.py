@@ -128,7 +128,7 @@ def mixed(trained: Trained, worker: WorkerProcesses) -> Mixed:
     topic = topic_name(TopicFamily.REJECTED, _INSTITUTION)
     starts = ends_of(settings, topic)
     bad, good_ids = publish_mixed(settings)
-    after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
+    after = wait_until_applied(settings, 120)[_INSTITUTION].outcomes
     outcomes = {name: after[name] - before[name] for name in OUTCOMES}
     return Mixed(settings, bad, good_ids, outcomes, read_since(settings, topic, starts), (pids, living(worker.pids())))
 

@@ -35,9 +35,9 @@ def deleted(trained: Trained) -> Iterator[Settings]:
     publish(settings, *(event(f"gone-{number}") for number in (1, 2, 3)))
     publish(settings, event("gone-4"), tombstone("Patient/gone-4"), event("gone-4", "gone-4-new"))
     with ready_worker(settings):
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
         publish(settings, tombstone("Encounter/gone-1"), tombstone("Patient/gone-2"))
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
         yield settings
 
 

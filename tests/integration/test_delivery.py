@@ -57,7 +57,7 @@ def crashed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Crash
     for number in range(_KILLS):
         kill_in_mid_stream(settings, sum(before.values()), len(events), share=(number + 1) / (_KILLS + 2))
     with new_workers(settings):
-        after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
+        after = wait_until_applied(settings, 120)[_INSTITUTION].outcomes
     read = {
         family: read_since(settings, topic_name(family, _INSTITUTION), starts[family])
         for family in (TopicFamily.RISK, TopicFamily.FEATURES)
@@ -168,7 +168,7 @@ def test_a_killed_workers_partitions_are_taken_over_within_20_seconds(trained: T
     publish_events(settings, _INSTITUTION, events_of("takeover", _INSTITUTION, 5, datetime(2023, 6, 1, tzinfo=UTC)))
     with new_workers(settings):
         wait_until("the next worker goes on", lambda: applied_events(settings, _INSTITUTION) > before, timeout_s=20)
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
 
 
 @pytest.fixture
@@ -178,14 +178,14 @@ def group_left_clean(trained: Trained) -> Iterator[None]:
     if any(one.waiting for one in read_progress(trained.settings).values()):
         remove_dead_members(trained.settings)
         with new_workers(trained.settings):
-            wait_until_applied(trained.settings, 60)
+            wait_until_applied(trained.settings, 120)
 
 
 def publish_and_count(settings: Settings, events: list[SourceEvent]) -> Counter[str]:
     """Publish events, wait until they are applied and count how they ended."""
     before = read_progress(settings)[_INSTITUTION].outcomes
     publish_events(settings, _INSTITUTION, events)
-    after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
+    after = wait_until_applied(settings, 120)[_INSTITUTION].outcomes
     return +Counter({name: after[name] - before[name] for name in OUTCOMES})
 
 

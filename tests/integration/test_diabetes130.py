@@ -59,7 +59,7 @@ def published(trained: Trained, worker: WorkerProcesses, file: Path) -> Publishe
     command = ("publish", _INSTITUTION, file, "--dataset", "diabetes130", "--json")
     ended = [run(local, *command, "--part", part) for part in ("1/2", "2/2")]
     assert [one.code for one in ended] == [0, 0], ended
-    rejected = wait_until_applied(settings, 60)[_INSTITUTION].outcomes["rejected"] - before
+    rejected = wait_until_applied(settings, 120)[_INSTITUTION].outcomes["rejected"] - before
     return Published(settings, read_stays(file), tuple(one.document for one in ended), rejected)
 
 

@@ -107,7 +107,7 @@ def place(trained: Trained, api: Api, tmp_path_factory: pytest.TempPathFactory) 
     message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), b"Patient/docs", broken)
     publisher.send(message, lambda partition, offset: at.append((partition, offset)))
     publisher.flush()
-    wait_until_applied(settings, 60)
+    wait_until_applied(settings, 120)
     [(partition, offset)] = at
     path = f"{_PROGRAMS}{os.pathsep}{os.environ['PATH']}"
     return Place(
@@ -139,7 +139,7 @@ def test_a_command_of_a_page_does_what_the_page_says(place: Place, command: Comm
 
 
 def test_the_event_that_the_hospitals_page_shows_is_scored(place: Place, trained: Trained) -> None:
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
     row = latest_risk(trained.settings, _INSTITUTION, ["e1"])["e1"]
     assert (row["encounter_version"], row["inpatient"]) == ("version_id:2", True)
 

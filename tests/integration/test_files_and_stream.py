@@ -45,7 +45,7 @@ def score_both_ways(settings: Settings, institution: str, path: Path) -> Both:
     assert printed.code == 0, printed.stderr
     before = read_progress(settings)[institution].outcomes["rejected"]
     assert run(of_local_stack(settings), "publish", institution, path, "--json").code == 0
-    after = wait_until_applied(settings, 60)[institution].outcomes["rejected"]
+    after = wait_until_applied(settings, 120)[institution].outcomes["rejected"]
     rejected = int(printed.stderr.split(maxsplit=1)[0]) if printed.stderr else 0
     by_id = {one["encounter_id"]: one for one in printed.document}
     assert len(by_id) == len(printed.document)

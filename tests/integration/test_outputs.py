@@ -43,7 +43,7 @@ def published(trained: Trained, worker: WorkerProcesses) -> Published:
     topics = [topic_name(family, _INSTITUTION) for family in (TopicFamily.RISK, TopicFamily.FEATURES)]
     starts = [ends_of(settings, topic) for topic in topics]
     publish_events(settings, _INSTITUTION, events_of(_NAME, _INSTITUTION, 40, datetime(2024, 1, 1, tzinfo=UTC)))
-    wait_until_applied(settings, 60)
+    wait_until_applied(settings, 120)
     risk, features = (read_since(settings, topic, start) for topic, start in zip(topics, starts, strict=True))
     return Published(settings, risk, features)
 

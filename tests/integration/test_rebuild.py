@@ -55,16 +55,16 @@ def scored(own_stack: Settings) -> Iterator[Scored]:
     settings = own_stack
     with ready_worker(settings, history_only=True):
         publish_events(settings, _INSTITUTION, events_of("before", _INSTITUTION, 10, datetime(2024, 1, 1, tzinfo=UTC)))
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
     train_champion(settings, 1)
     with ready_worker(settings):
         publish_events(settings, _INSTITUTION, events_of("rebuild", _INSTITUTION, 40, datetime(2024, 2, 1, tzinfo=UTC)))
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
     with database(settings, "earlier", copied=True) as earlier:
         with ready_worker(settings):
             for events in one_after_the_other(_INSTITUTION):
                 send(settings, *events)
-                wait_until_applied(settings, 60)
+                wait_until_applied(settings, 120)
         yield Scored(settings, earlier)
 
 
@@ -128,7 +128,7 @@ def test_workers_go_on_behind_what_was_rebuilt(scored: Scored, lost: tuple[Setti
     before = rows(settings, "risk_scores")
     with ready_worker(settings):
         publish_events(settings, "ukhd", events_of("rebuilt", "ukhd", 5, datetime(2024, 3, 1, tzinfo=UTC)))
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
     assert rows(settings, "risk_scores") == before  # nothing of this institution's was applied twice
     assert rebuild(scored.settings, "ukhd").events > 0  # now the other one lags behind the consumer group
 

@@ -82,7 +82,7 @@ def redriven(trained: Trained) -> Redriven:
     }
     with ready_worker(settings.model_copy(update={"event_max_bytes": _NARROW})):
         ids = publish(settings, events)
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
     groups = grouped(settings, _INSTITUTION, None, resolved=False)
     masked = shown(settings, ids["r1"], reveal=False)
     mine = Selection(events=tuple(ids.values()))
@@ -92,7 +92,7 @@ def redriven(trained: Trained) -> Redriven:
         passing = [one for one in before if one.passes]
         redrive(settings, passing)
         redrive(settings, passing)  # as after a crash between publishing and noting it
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
     return Redriven(settings, ids, before, groups, masked, discarded)
 
 

@@ -64,14 +64,14 @@ def scored(trained: Trained) -> Scored:
     """Score what came after the history: simulated with faults, corrected, taken back, deleted, erased, rejected."""
     settings = trained.settings
     with ready_worker(settings):
-        wait_until_applied(settings, 60)
+        wait_until_applied(settings, 120)
         [now] = fetch(settings, "SELECT clock_timestamp() AS at")
         publish_events(settings, _INSTITUTION, events_of("replay", _INSTITUTION, 60, datetime(2024, 1, 1, tzinfo=UTC)))
         for number, events in enumerate(one_after_the_other(_INSTITUTION)):
             if number == 2:
                 known = ends_of(settings, topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION))
             send(settings, *events)
-            wait_until_applied(settings, 60)
+            wait_until_applied(settings, 120)
     return Scored(settings, Window(now["at"], None), known)
 
 

@@ -74,7 +74,7 @@ def shadowed(trained: Trained) -> Iterator[Shadowed]:
     events = events_of("shadow", _INSTITUTION, 150, datetime(2025, 1, 1, tzinfo=UTC), faults=0.02)
     with ready_worker(settings) as workers:
         published = publish_while_swapping(settings, events, [others[0], first])
-        after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
+        after = wait_until_applied(settings, 120)[_INSTITUTION].outcomes
         models = {version: load_version(settings, version) for version in (first, *others)}
         outcomes = {name: after[name] - before[name] for name in OUTCOMES}
         yield Shadowed(settings, workers, began, published, outcomes, models, first, others[1])

@@ -41,7 +41,7 @@ def published(trained: Trained, worker: WorkerProcesses, synthea: Path) -> Publi
     starts, before = ends_of(settings, topic), read_progress(settings)[_INSTITUTION].outcomes
     ended = run(of_local_stack(settings), "publish", _INSTITUTION, synthea, "--json")
     assert ended.code == 0, ended.stderr
-    after = wait_until_applied(settings, 60)[_INSTITUTION].outcomes
+    after = wait_until_applied(settings, 120)[_INSTITUTION].outcomes
     outcomes = {name: after[name] - before[name] for name in OUTCOMES}
     return Published(settings, ended.document, read_since(settings, topic, starts), outcomes)
 

@@ -158,7 +158,7 @@ def send(settings: Settings, patient_id: str, *resources: dict[str, Any]) -> Non
     topic, key = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), f"Patient/{patient_id}".encode()
     publisher = Publisher(settings.kafka_bootstrap_servers)
     publisher.publish(OutMessage(topic, key, to_bytes(one)) for one in resources)
-    wait_until_applied(settings, 60)
+    wait_until_applied(settings, 120)
 
 
 def daily_totals(settings: Settings) -> Counter[str]:

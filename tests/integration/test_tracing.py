@@ -102,7 +102,7 @@ def traced(trained: Trained, no_worker: None) -> Iterator[Traced]:
             _publish(settings, "traced-kafka", _event("traced-kafka"), OVER_KAFKA)
             _publish(settings, "traced-silent", _event("traced-silent"), None)
             _publish(settings, "traced-kafka", b'{"resourceType": "Encounter", "id": "Tracermann"', BROKEN)
-            wait_until_applied(settings, 60)
+            wait_until_applied(settings, 120)
             wait_until("scores are there", lambda: len(_scores(settings, risk, starts[0])) == 3)
         yield Traced(
             collector.spans(),

@@ -38,7 +38,7 @@ def own(api: Api) -> Iterator[httpx2.Client]:
 
 def send(trained: Trained, name: str, *resources: dict[str, Any]) -> None:
     eventful.send(trained.settings, one_event(OWN, name, bundle(*resources)))
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
 
 
 def scored(trained: Trained, name: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_an_erased_patient_leaves_no_mark(own: httpx2.Client, trained: Trained) 
     row = scored(trained, "list-5")
     own.put(path_of(row, "acknowledgement"), json={"record_id": str(row["record_id"])})
     eventful.send(trained.settings, OutMessage(topic_name(TopicFamily.ENCOUNTERS, OWN), b"Patient/list-5", None))
-    wait_until_applied(trained.settings, 60)
+    wait_until_applied(trained.settings, 120)
     assert own.get(path_of(row)).status_code == 404
     assert fetch(trained.settings, "SELECT 1 FROM worklist_marks WHERE encounter_pseudonym = $1",
                  row["encounter_pseudonym"]) == []  # fmt: skip
