@@ -28,6 +28,8 @@ from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
+from healthalliance.preparing_cli import migrate as migrate_tables
+from healthalliance.preparing_cli import topics_app
 from healthalliance.rebuild_cli import rebuild
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.report_cli import report
@@ -48,6 +50,8 @@ app.command("explain")(explain)
 app.command("rebuild")(rebuild)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
+app.command("migrate")(migrate_tables)
+app.add_typer(topics_app, name="topics")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(intake_app, name="intake")
 app.add_typer(export_app, name="export")

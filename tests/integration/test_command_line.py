@@ -169,6 +169,11 @@ def test_doctor_finds_everything_well(trained: Trained) -> None:
     )
 
 
+def test_topics_and_tables_that_are_there_are_left_as_they_are(trained: Trained) -> None:
+    topics, tables = (run(trained.settings, *words, "--json") for words in (("topics", "ensure"), ("migrate",)))
+    assert (topics.document, tables.document) == ({"created": []}, {"migrated": False})
+
+
 # --- what goes wrong
 
 
@@ -194,6 +199,8 @@ def failing_commands(file: Path) -> dict[str, Failing]:
         "Kafka is away, train": Failing(("train",), UnavailableError, no_kafka, "Kafka"),
         _STATUS: Failing(("status", "--json"), UnavailableError, no_kafka, "Kafka"),
         "Kafka is away, worker": Failing(("worker",), UnavailableError, no_kafka, "KAFKA_BOOTSTRAP_SERVERS"),
+        "Kafka is away, topics": Failing(("topics", "ensure"), UnavailableError, no_kafka, "KAFKA_BOOTSTRAP_SERVERS"),
+        "PostgreSQL is away, migrate": Failing(("migrate",), UnavailableError, no_database, "DATABASE_URL"),
         "PostgreSQL is away": Failing(("intake", "resume", "dkfz"), UnavailableError, no_database, "DATABASE_URL"),
         "the registry is away": Failing(
             ("worker", "--metrics-port", free_port(())),

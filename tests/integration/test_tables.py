@@ -26,6 +26,7 @@ from healthalliance.workers import WorkerProcesses
 from schemas.features import FEATURE_NAMES
 from schemas.messages import RiskScore
 from schemas.topics import TopicFamily, topic_name
+from tests.integration.command_line import run
 from tests.integration.reading import latest_risk, rows_of_encounters
 from tests.integration.running import Trained, database
 from tests.unit.schemas.fhir_events import condition, encounter, patient, to_bytes
@@ -137,6 +138,12 @@ def everything(settings: Settings) -> dict[str, Any]:
              "AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'")]  # fmt: skip
     functions = fetch(settings, "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
     return {**{name: columns_of(settings, name) for name in names}, **{row["proname"]: "()" for row in functions}}
+
+
+def test_the_command_makes_the_tables_once(own_database: Settings) -> None:
+    done = [run(own_database, "migrate", "--json").document for _ in range(2)]
+    assert done == [{"migrated": True}, {"migrated": False}]
+    assert migration.is_migrated(own_database.database_url)
 
 
 def test_migrations_go_down_to_nothing_and_up_to_the_same_again(own_database: Settings) -> None:

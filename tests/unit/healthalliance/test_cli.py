@@ -21,10 +21,10 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "alerts", "api", "api-key", "explain", "rebuild", "report",
-    "export", "federated", "intake", "model", "rejected", "snapshot",
+    "alerts", "api", "api-key", "explain", "migrate", "rebuild", "report",
+    "export", "federated", "intake", "model", "rejected", "snapshot", "topics",
 }  # fmt: skip
-GROUPS = {"alerts", "export", "federated", "intake", "model", "rejected", "snapshot"}
+GROUPS = {"alerts", "export", "federated", "intake", "model", "rejected", "snapshot", "topics"}
 
 Main = Callable[..., tuple[int, str, str]]
 
