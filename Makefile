@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format types manifests bench faults airflow lock
+.PHONY: help setup demo test check format types manifests images bench faults airflow lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,8 @@ DEPLOY_VERSIONS := $(ACTIONLINT_VERSION) $(KUSTOMIZE_VERSION) $(KEDA_VERSION) $(
 DEPLOY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/deploy-$(shell echo $(DEPLOY_VERSIONS) | cat - $(DEPLOY_REQUIREMENTS) | sha256sum | cut -c1-12)
 OVERLAYS := local aws
 RENDERED := .local/manifests
+
+COMPILE := uv pip compile --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -52,7 +54,7 @@ manifests: setup $(DEPLOY)/installed  ## validate Terraform, Kubernetes, Docker,
 	@$(DEPLOY)/bin/kustomize build k8s/base/training -o $(RENDERED)/training.yaml
 	@$(DEPLOY)/bin/python tests/deploy/manifests.py $(DEPLOY)/crds $(RENDERED)/*.yaml
 	@$(DEPLOY)/bin/checkov $(OVERLAYS:%=--file $(RENDERED)/%.yaml) --framework kubernetes --quiet --compact --skip-download
-	@if [ -f Dockerfile ]; then $(DEPLOY)/bin/hadolint Dockerfile; fi
+	@$(DEPLOY)/bin/hadolint Dockerfile
 	@$(DEPLOY)/bin/actionlint -shellcheck= -pyflakes=
 	@PATH="$(DEPLOY)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy
 
@@ -72,6 +74,9 @@ $(DEPLOY)/installed: $(DEPLOY_REQUIREMENTS)
 	@$(call definitions,github.com/prometheus-operator/prometheus-operator@$(PROMETHEUS_OPERATOR_VERSION),example/prometheus-operator-crd/*_prometheusrules.yaml)
 	@$(call definitions,github.com/external-secrets/external-secrets@$(EXTERNAL_SECRETS_VERSION),config/crds/bases/external-secrets.io_*s.yaml)
 	@touch $@
+
+images: setup  ## go through the Dockerfile's steps without Docker (minutes); TARGET=worker takes one image
+	@$(BIN)/python -m tests.deploy.image_steps $(TARGET)
 
 bench: setup  ## measure against a naive worker, or with DIABETES130=file on that; writes a .json into .local
 	@$(BIN)/python -m tests.bench$(if $(DIABETES130),.diabetes130 $(DIABETES130))
@@ -96,8 +101,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock:  ## renew requirements.lock from pyproject.toml, and the deployment checks' from their list
-	uv pip compile pyproject.toml --extra training --group dev --generate-hashes --no-emit-index-url --no-annotate --no-strip-extras \
-	  --python-version 3.11 -o requirements.lock
-	uv pip compile tests/deploy/requirements.in --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
-	  -o $(DEPLOY_REQUIREMENTS)
+lock:  ## renew requirements*.lock from pyproject.toml, and the deployment checks' from their list
+	$(COMPILE) pyproject.toml --no-strip-extras --extra training --extra local-stack --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml --no-strip-extras --constraint requirements.lock -o requirements-runtime.lock
+	$(COMPILE) pyproject.toml --no-strip-extras --constraint requirements.lock --extra training -o requirements-training.lock
+	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
+	$(COMPILE) tests/deploy/requirements.in -o $(DEPLOY_REQUIREMENTS)
