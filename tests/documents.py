@@ -95,6 +95,11 @@ class Command:
         return words
 
 
+def needs_engine(command: Command) -> bool:
+    """Tell whether only a machine with Docker can run it; tests/deploy/test_compose.py checks its words instead."""
+    return command.text.startswith("docker ")
+
+
 def read(page: str) -> str:
     return (ROOT / page).read_text("utf-8")
 

@@ -17,10 +17,22 @@ from tests.documents import coded, rows, section
 EXAMPLE = ROOT / ".env.example"
 
 
+_COMPOSE_ONLY = "# For docker-compose.yml alone:\n"
+
+
 def example() -> dict[str, tuple[str, str]]:
-    """Read the example file: name → (the comment above it, its value)."""
+    """Read the example file's settings: name → (the comment above it, its value)."""
+    return _variables(EXAMPLE.read_text("utf-8").partition(_COMPOSE_ONLY)[0])
+
+
+def compose_example() -> dict[str, tuple[str, str]]:
+    """Read what the example file has for docker-compose.yml alone."""
+    return _variables(EXAMPLE.read_text("utf-8").partition(_COMPOSE_ONLY)[2])
+
+
+def _variables(text: str) -> dict[str, tuple[str, str]]:
     found, comment = {}, ""
-    for line in EXAMPLE.read_text("utf-8").splitlines():
+    for line in text.splitlines():
         if line.startswith("#"):
             comment = line.removeprefix("# ")
         elif line:
