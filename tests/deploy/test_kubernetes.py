@@ -59,8 +59,6 @@ FOREIGN = {
     **dict.fromkeys(["LOG_DIR", "KAFKA_HEAP_OPTS"], "Kafka's scripts'"),
 }  # fmt: skip
 NATIVE = r"v1|(apps|batch|autoscaling|policy|networking\.k8s\.io)/v\d"
-# Commands that come with the change that makes them; until then the Jobs that use them fail.
-COMING = {("migrate",), ("topics", "ensure")}
 
 
 def is_own(container: dict[str, Any]) -> bool:
@@ -149,7 +147,7 @@ def test_every_command_is_one_of_the_command_line(one: Workload) -> None:
     for container in filter(is_own, one.containers):
         words: list[str] = [*container["command"], *container.get("args", [])]
         assert words[0] == "healthalliance"
-        assert tuple(words[1:]) in COMING or faults_of(shlex.join(words[1:])) == []
+        assert faults_of(shlex.join(words[1:])) == []
 
 
 # --- settings, secrets, service accounts
