@@ -447,7 +447,9 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """Run the command line; a HealthAllianceError becomes one sentence on stderr and its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)  # what was started is stopped in order, as for Ctrl-C
+    for one in (signal.SIGTERM, signal.SIGHUP):  # what was started is stopped in order, as for Ctrl-C
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(one, _interrupt)
     try:
         app()
     except HealthAllianceError as error:

@@ -127,7 +127,8 @@ def _by_day(axes: Axes, days: Sequence[Day]) -> None:
     axes.grid(visible=False, axis="x")
     # A window of one day would be drawn by the hour.
     first, last = days[0].day, max(days[-1].day, days[0].day + timedelta(days=6))
-    axes.set_xlim(first - timedelta(hours=16), last + timedelta(hours=16))  # type: ignore[arg-type]
+    edge = np.timedelta64(16, "h")  # a bar is as wide as a day, around its midnight
+    axes.set_xlim(np.datetime64(first, "h") - edge, np.datetime64(last, "h") + edge)  # type: ignore[arg-type]
 
 
 def _picture(draw: Drawn, caption: str, alt: str, size: tuple[float, float] = _WIDE) -> Picture:
