@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ class StandingWorker:
 
     def stop(self) -> None:
         """Stop the worker if it runs."""
+        if self._workers is not None and self._workers.restarts:
+            warnings.warn(f"The standing worker ended {self._workers.restarts} times by itself.", stacklevel=2)
         self._workers = None
         self._open.close()
 
