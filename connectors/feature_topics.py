@@ -82,8 +82,8 @@ def read_snapshot(
         topics = [topic_name(TopicFamily.FEATURES, id_) for id_ in institution_ids or institutions()]
     else:
         topics = sorted({end.topic for end in ends})
-    ids = topic_ids(settings.kafka_bootstrap_servers, topics)
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    ids = topic_ids(settings, topics)
+    with range_consumer(settings) as consumer:
         ranges = offset_ranges(consumer, partitions_of(consumer, topics))
         if ends is not None:
             ranges = ranges_to(ends, ids, ranges)

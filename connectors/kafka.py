@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,12 +15,15 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import LatestSpec, MaxTimestampSpec, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
+from connectors.kafka_access import Refusal, client_properties, failure, is_not_allowed
 from connectors.settings import Settings
-from schemas.errors import UnavailableError
+from schemas.errors import AccessRefusedError, HealthAllianceError, UnavailableError
 from schemas.institutions import institutions
 from schemas.topics import TOPIC_SPECS, TopicFamily, topic_name
 
 _TIMEOUT_S = 15.0
+_TRIES_S = (1.0, 2.0, 4.0, 8.0)  # so that a refusal is told early, and a slow broker has its time
+_LOOK_S = 0.2
 
 
 class OutMessage(msgspec.Struct, frozen=True, gc=False):
@@ -38,16 +42,17 @@ Confirmed = Callable[[int, int], None]
 class Publisher:
     """An idempotent producer that reports a message as published only when all replicas have it."""
 
-    def __init__(self, bootstrap_servers: str, *, linger_ms: int = 5) -> None:
+    def __init__(self, settings: Settings, *, linger_ms: int = 5) -> None:
+        self._refusal = Refusal()
         self._producer = Producer(
-            _producer_settings(bootstrap_servers)
+            _producer_properties(settings, self._refusal)
             | {"linger.ms": linger_ms, "delivery.timeout.ms": 30_000, "queue.buffering.max.messages": 200_000},
             logger=_silent,
         )
         self._failed: KafkaError | None = None
 
     def publish(self, messages: Iterable[OutMessage]) -> None:
-        """Publish and wait until every message is confirmed; raise UnavailableError if any is not. Blocks."""
+        """Publish and wait until every message is confirmed; raise as `flush`. Blocks."""
         self._failed = None
         for message in messages:
             self.send(message)
@@ -79,18 +84,21 @@ class Publisher:
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise UnavailableError(
-                    f"Kafka refuses a message for {message.topic}: {error.args[0].str()}."
-                ) from error
+                raise failure(error.args[0], f"take a message for {message.topic}") from error
             else:
                 break
 
     def flush(self) -> None:
-        """Wait for all that was sent; raise UnavailableError if anything failed to arrive."""
+        """Wait for all that was sent; raise UnavailableError or AccessRefusedError if anything failed to arrive."""
         left = self._producer.flush(_TIMEOUT_S * 3)
         failed, self._failed = self._failed, None
-        if failed is not None or left:
-            raise UnavailableError(f"Kafka did not confirm every message: {failed.str() if failed else 'time is up'}.")
+        if failed is None and not left:
+            self._refusal.forget()
+            return
+        self._refusal.check()
+        if failed is None:
+            raise UnavailableError("Kafka did not confirm every message: time is up.")
+        raise not_confirmed(failed)
 
     def poll(self) -> None:
         """Serve delivery reports without waiting."""
@@ -100,10 +108,11 @@ class Publisher:
 class AwaitedPublisher:
     """An idempotent producer for single messages of many coroutines, each of which awaits its own confirmation."""
 
-    def __init__(self, bootstrap_servers: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, settings: Settings, *, timeout_s: float = 10.0) -> None:
         """Connect lazily; what is not confirmed within `timeout_s` has failed."""
+        self._refusal = Refusal()
         self._producer = Producer(
-            _producer_settings(bootstrap_servers)
+            _producer_properties(settings, self._refusal)
             | {"linger.ms": 2, "delivery.timeout.ms": int(timeout_s * 1000), "queue.buffering.max.messages": 10_000},
             logger=_silent,
         )
@@ -115,12 +124,14 @@ class AwaitedPublisher:
         """Publish one message; return its partition and offset once all replicas have it.
 
         Raises UnavailableError where it is not confirmed, or where too many wait already; it may arrive nevertheless.
+        Raises AccessRefusedError where Kafka does not let this user in, or not publish.
         """
         loop = asyncio.get_running_loop()
         confirmed: asyncio.Future[tuple[int, int]] = loop.create_future()
 
         def delivered(error: KafkaError | None, kafka_message: Message) -> None:
-            loop.call_soon_threadsafe(_settle, confirmed, error, kafka_message.partition(), kafka_message.offset())
+            failed = self._failure(error) if error else None
+            loop.call_soon_threadsafe(_settle, confirmed, failed, kafka_message.partition(), kafka_message.offset())
 
         try:
             self._producer.produce(
@@ -133,8 +144,15 @@ class AwaitedPublisher:
         except BufferError as error:
             raise UnavailableError("Too many messages wait for Kafka.") from error
         except KafkaException as error:
-            raise UnavailableError(f"Kafka refuses a message for {message.topic}: {error.args[0].str()}.") from error
+            raise failure(error.args[0], f"take a message for {message.topic}") from error
         return await confirmed
+
+    def _failure(self, error: KafkaError) -> HealthAllianceError:
+        try:
+            self._refusal.check()
+        except AccessRefusedError as refusal:
+            return refusal
+        return not_confirmed(error)
 
     def close(self) -> None:
         """Wait for what is on its way, then end."""
@@ -148,19 +166,29 @@ class AwaitedPublisher:
 
 
 def _settle(
-    confirmed: asyncio.Future[tuple[int, int]], error: KafkaError | None, partition: int | None, offset: int | None
+    confirmed: asyncio.Future[tuple[int, int]],
+    failed: HealthAllianceError | None,
+    partition: int | None,
+    offset: int | None,
 ) -> None:
     if confirmed.done():
         return  # its coroutine was cancelled
-    if error is not None or partition is None or offset is None:
-        confirmed.set_exception(UnavailableError(f"Kafka did not confirm: {error.str() if error else 'no offset'}."))
+    if failed is not None or partition is None or offset is None:
+        confirmed.set_exception(failed or UnavailableError("Kafka did not confirm: no offset."))
     else:
         confirmed.set_result((partition, offset))
 
 
-def _producer_settings(bootstrap_servers: str) -> dict[str, Any]:
-    return {
-        "bootstrap.servers": bootstrap_servers,
+def not_confirmed(error: KafkaError) -> HealthAllianceError:
+    """Return the error to raise where messages were not confirmed."""
+    if is_not_allowed(error):
+        return failure(error, "take every message")
+    return UnavailableError(f"Kafka did not confirm every message: {error.str()}.")
+
+
+def _producer_properties(settings: Settings, refusal: Refusal) -> dict[str, Any]:
+    return client_properties(settings) | {
+        "error_cb": refusal,
         "enable.idempotence": True,
         "acks": "all",
         "compression.type": "lz4",
@@ -176,9 +204,9 @@ class TopicActivity(NamedTuple):
     newest_at: datetime | None
 
 
-def topic_activity(bootstrap_servers: str, topic: str, since: datetime) -> TopicActivity:
+def topic_activity(settings: Settings, topic: str, since: datetime) -> TopicActivity:
     """Tell how many messages a topic received from `since` on; raise UnavailableError without an answer. Blocks."""
-    admin = _admin(bootstrap_servers)
+    admin = Admin(settings)
     partitions = _partitions(admin, [topic])
     ends = _offsets(admin, partitions, LatestSpec())  # type: ignore[no-untyped-call]
     newest = _offsets(admin, partitions, MaxTimestampSpec())  # type: ignore[no-untyped-call]
@@ -188,10 +216,13 @@ def topic_activity(bootstrap_servers: str, topic: str, since: datetime) -> Topic
     return TopicActivity(messages, datetime.fromtimestamp(newest_ms / 1000, UTC) if newest_ms > 0 else None)
 
 
-def ensure_topics(settings: Settings) -> list[str]:
-    """Create the topics that are missing, return their names; raise UnavailableError where Kafka does not answer."""
-    admin = _admin(settings.kafka_bootstrap_servers)
-    present = _list_topics(admin)
+def ensure_topics(settings: Settings, needed: Collection[str] | None = None) -> list[str]:
+    """Create the topics that are missing, all or of the `needed` ones alone, and return their names.
+
+    Raises UnavailableError where Kafka does not answer, AccessRefusedError where this user may not create topics.
+    """
+    admin = Admin(settings)
+    present = admin.topics().keys()
     missing = [
         NewTopic(
             topic_name(family, id_),
@@ -201,54 +232,54 @@ def ensure_topics(settings: Settings) -> list[str]:
         )
         for family, spec in TOPIC_SPECS.items()
         for id_ in institutions()
-        if topic_name(family, id_) not in present
+        if topic_name(family, id_) not in present and (needed is None or topic_name(family, id_) in needed)
     ]
     if missing:
-        for name, future in admin.create_topics(missing, operation_timeout=_TIMEOUT_S).items():
-            _await(future, f"create topic {name}")
+        for name, future in admin.client.create_topics(missing, operation_timeout=_TIMEOUT_S).items():
+            admin.answer(future, f"create topic {name}")
     return [topic.topic for topic in missing]
 
 
 def present_topics(settings: Settings) -> set[str]:
-    """List the topics that the broker has; raise UnavailableError where it does not answer."""
-    return _list_topics(_admin(settings.kafka_bootstrap_servers))
+    """List the topics that the broker shows to this user; raise UnavailableError where it does not answer."""
+    return set(Admin(settings).topics())
 
 
-def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
+def topic_ids(settings: Settings, topics: Sequence[str]) -> dict[str, str]:
     """Return each topic's id, which a topic made anew under the same name does not share."""
-    admin = _admin(bootstrap_servers)  # kept until the answers are in: its end is theirs
-    futures = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
-    described = {name: _await(future, f"describe topic {name}") for name, future in futures.items()}
+    admin = Admin(settings)  # kept until the answers are in: its end is theirs
+    futures = admin.client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
+    described = {name: admin.answer(future, f"describe topic {name}") for name, future in futures.items()}
     return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
 
 
-def end_offsets(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
     """Return the offset that each partition's next message will get."""
-    admin = _admin(bootstrap_servers)
+    admin = Admin(settings)
     found = _offsets(admin, _partitions(admin, topics), LatestSpec())  # type: ignore[no-untyped-call]
     return {(one.topic, one.partition): at.offset for one, at in found.items()}
 
 
-def group_members(bootstrap_servers: str, group: str) -> int:
+def group_members(settings: Settings, group: str) -> int:
     """Count the members that a consumer group has now; raise UnavailableError where Kafka does not answer."""
-    admin = _admin(bootstrap_servers)
-    [future] = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S).values()
-    return len(_await(future, "describe the consumer group").members)
+    admin = Admin(settings)
+    [future] = admin.client.describe_consumer_groups([group], request_timeout=_TIMEOUT_S).values()
+    return len(admin.answer(future, "describe the consumer group").members)
 
 
-def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:
+def _partitions(admin: Admin, topics: Iterable[str]) -> list[TopicPartition]:
     wanted = set(topics)
     return [
         TopicPartition(name, number)
-        for name, topic in _topics(admin).items()
+        for name, topic in admin.topics().items()
         if name in wanted
         for number in topic.partitions
     ]
 
 
-def _offsets(admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
-    futures = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
-    return {one: _await(future, "list offsets") for one, future in futures.items()}
+def _offsets(admin: Admin, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
+    futures = admin.client.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
+    return {one: admin.answer(future, "list offsets") for one, future in futures.items()}
 
 
 def encounter_topics() -> list[str]:
@@ -262,33 +293,43 @@ def _uuid_text(topic_id: Any) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _admin(bootstrap_servers: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0}, logger=_silent)
+class Admin:
+    """An administrative client that tells a refusal from silence."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._refusal = Refusal()
+        self.client = AdminClient(
+            client_properties(settings) | {"error_cb": self._refusal, "log_level": 0}, logger=_silent
+        )
 
-def _list_topics(admin: AdminClient) -> set[str]:
-    return set(_topics(admin))
+    def topics(self) -> dict[str, Any]:
+        """Return what the broker tells of each topic; raise UnavailableError or AccessRefusedError."""
+        for timeout_s in _TRIES_S:
+            try:
+                return dict(self.client.list_topics(timeout=timeout_s).topics)
+            except KafkaException:
+                self._look()
+        raise self._refusal.unavailable()
 
+    def answer(self, future: Any, what: str) -> Any:
+        """Wait for an answer, None where a topic was there already; raise UnavailableError or AccessRefusedError."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                return future.result(_LOOK_S)
+            except TimeoutError:
+                self._look()
+                if time.monotonic() > deadline:
+                    raise self._refusal.unavailable() from None
+            except KafkaException as error:
+                self._look()
+                if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    return None
+                raise failure(error.args[0], what) from error
 
-def _topics(admin: AdminClient) -> dict[str, Any]:
-    try:
-        return dict(admin.list_topics(timeout=_TIMEOUT_S).topics)
-    except KafkaException as error:
-        raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
-
-
-def _await(future: Any, what: str) -> Any:
-    try:
-        return future.result(_TIMEOUT_S)
-    except TimeoutError as error:
-        raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
-    except KafkaException as error:
-        code = error.args[0].code()
-        if code == KafkaError.TOPIC_ALREADY_EXISTS:
-            return None
-        if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
-            raise UnavailableError("Kafka at KAFKA_BOOTSTRAP_SERVERS does not answer.") from error
-        raise UnavailableError(f"Kafka could not {what}: {error.args[0].str()}.") from error
+    def _look(self) -> None:
+        self.client.poll(0)
+        self._refusal.check()
 
 
 class _Silent:

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.kafka_access import client_properties, failure
+from connectors.settings import Settings
+from schemas.access import RANGES_GROUP
 from schemas.errors import UnavailableError
 
 _TIMEOUT_S = 15.0
-RANGES_GROUP = "healthalliance-ranges"  # the client demands one; nothing is committed under it
 _SILENCE_S = 30.0  # without a record or the end of a partition, the broker counts as away
 _LEADER_TRIES = 20
 _LEADER_PAUSE_S = 0.5
@@ -61,13 +63,12 @@ class PartitionReader(Protocol):
 
 
 @contextmanager
-def range_consumer(bootstrap_servers: str, group: str = RANGES_GROUP) -> Iterator[Consumer]:
-    """Open a consumer that reads ranges and commits nothing; its KafkaException becomes an UnavailableError.
+def range_consumer(settings: Settings, group: str = RANGES_GROUP) -> Iterator[Consumer]:
+    """Open a consumer that reads ranges and commits nothing; its KafkaException becomes the error of `failure`.
 
     It reads what a worker reads: records of transactions that were aborted too.
     """
-    settings: dict[str, Any] = {
-        "bootstrap.servers": bootstrap_servers,
+    properties = client_properties(settings) | {
         "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -78,11 +79,11 @@ def range_consumer(bootstrap_servers: str, group: str = RANGES_GROUP) -> Iterato
         "queued.max.messages.kbytes": 16_384,
         "log_level": 0,
     }
-    consumer = Consumer(settings)
+    consumer = Consumer(properties)
     try:
         yield consumer
     except KafkaException as error:
-        raise UnavailableError(f"Kafka could not be read: {error.args[0].str()}") from error
+        raise failure(error.args[0], "be read") from error
     finally:
         consumer.close()
 
@@ -104,13 +105,13 @@ def offset_ranges(consumer: PartitionReader, partitions: Sequence[Partition]) ->
     return ranges
 
 
-def committed_offsets(bootstrap_servers: str, group: str, topics: Sequence[str]) -> dict[Partition, int]:
+def committed_offsets(settings: Settings, group: str, topics: Sequence[str]) -> dict[Partition, int]:
     """Return the offset below which a group has committed each partition; those it never committed are left out.
 
     Asked as one of the group, which does not join it: librdkafka's administrative request ends the whole process where
     the group's coordinator is not there yet. Raises UnavailableError where Kafka does not answer.
     """
-    with range_consumer(bootstrap_servers, group) as consumer:
+    with range_consumer(settings, group) as consumer:
         partitions = [TopicPartition(*one) for one in partitions_of(consumer, topics)]
         found = consumer.committed(partitions, timeout=_TIMEOUT_S)
     return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
@@ -185,20 +186,21 @@ def _record_or_end(message: Message) -> bool:
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise UnavailableError("Kafka removed the beginning of a topic by its retention while it was read.")
     # Codes below 0 are the client's own troubles, which it mends by itself.
-    if error.fatal() or (error.code() > 0 and error.code() not in _SETTLING):
-        raise UnavailableError(f"Kafka could not be read: {error.str()}")
+    told = error.code() > 0 and error.code() not in _SETTLING
+    if told or error.fatal() or error.code() == KafkaError._AUTHENTICATION:
+        raise failure(error, "be read")
     return False
 
 
 def read_by_arrival(
-    bootstrap_servers: str, ranges: Mapping[Partition, Range], *, most: int
+    settings: Settings, ranges: Mapping[Partition, Range], *, most: int
 ) -> Generator[LogRecord, None, None]:
     """Yield the ranges' records in the order of their timestamps, each partition's in offset order.
 
     Each partition waits with at most `most` records in memory. Raises as `read_ranges`.
     """
     with ExitStack() as stack:
-        consumers = {one: stack.enter_context(range_consumer(bootstrap_servers)) for one in sorted(ranges)}
+        consumers = {one: stack.enter_context(range_consumer(settings)) for one in sorted(ranges)}
         partitions = [
             map(log_record, read_ranges(consumer, {one: ranges[one]}, most=most)) for one, consumer in consumers.items()
         ]

@@ -27,7 +27,7 @@ def published_scores(settings: Settings, institution: str, topic_id: str) -> Ite
     Raises UnavailableError where Kafka or the schema registry does not answer.
     """
     read = Registry(settings.schema_registry_url).plain_reader("RiskScore")
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    with range_consumer(settings) as consumer:
         topic = topic_name(TopicFamily.RISK, institution)
         for message in read_ranges(consumer, offset_ranges(consumer, partitions_of(consumer, [topic]))):
             patient, value = message.key() or b"", message.value()

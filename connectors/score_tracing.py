@@ -70,11 +70,11 @@ def source_of(settings: Settings, score: StoredScore) -> Source:
     A topic that was made anew under the same name holds it no more. Raises UnavailableError where Kafka does not
     answer. Blocks.
     """
-    topic, servers = topic_name(TopicFamily.ENCOUNTERS, score.institution), settings.kafka_bootstrap_servers
-    if topic not in present_topics(settings) or topic_ids(servers, [topic])[topic] != score.topic_id:
+    topic = topic_name(TopicFamily.ENCOUNTERS, score.institution)
+    if topic not in present_topics(settings) or topic_ids(settings, [topic])[topic] != score.topic_id:
         return Source(topic, is_retained=False)
     partition = topic, score.source_partition
-    with range_consumer(servers) as consumer:
+    with range_consumer(settings) as consumer:
         first, end = offset_ranges(consumer, [partition])[partition]
     return Source(topic, first <= score.source_offset < end)
 
@@ -87,7 +87,7 @@ def published_at(settings: Settings, score: StoredScore) -> datetime | None:
     topic = topic_name(TopicFamily.RISK, score.institution)
     since = int((score.scored_at - _EARLIER).timestamp() * 1000)
     deadline = time.monotonic() + _LOOK_S
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    with range_consumer(settings) as consumer:
         ends = offset_ranges(consumer, partitions_of(consumer, [topic]))
         starts = consumer.offsets_for_times([TopicPartition(*one, since) for one in ends], timeout=_LOOK_S)
         ranges = {(one.topic, one.partition): (one.offset, ends[one.topic, one.partition][1]) for one in starts}

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from schemas.access import WORKER_GROUP
 from schemas.errors import ConfigurationError
 
 
@@ -25,9 +26,24 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".local"), description="where the local stack keeps its data")
 
     kafka_bootstrap_servers: str = Field("", description="Kafka brokers, host:port,…")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to: SSL encrypts, SASL names a user"
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256"] = Field(
+        "SCRAM-SHA-512", description="how the user proves to be it"
+    )
+    kafka_sasl_username: str = Field("", description="the user, as in schemas/access.py")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="the user's password")
+    kafka_ssl_ca_location: str = Field(
+        "", description="file of the authorities that vouch for brokers, PEM; empty: the system's"
+    )
+    kafka_ssl_certificate_location: str = Field(
+        "", description="file of this client's certificate, PEM, where brokers ask for one; empty: none"
+    )
+    kafka_ssl_key_location: str = Field("", description="file of the certificate's key, PEM, unsealed")
     kafka_replication_factor: int = Field(1, ge=1, description="replicas of each topic")
     topic_partitions: int = Field(4, ge=1, description="partitions of each topic when it is created")
-    consumer_group: str = Field("healthalliance-worker", description="the workers' consumer group")
+    consumer_group: str = Field(WORKER_GROUP, description="the workers' consumer group")
     schema_registry_url: str = Field("", description="Confluent-compatible schema registry")
     database_url: str = Field("", description="postgresql://user:password@host:port/database")
     mlflow_tracking_uri: str = Field("", description="MLflow tracking and registry store")

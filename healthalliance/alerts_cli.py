@@ -23,6 +23,7 @@ from schemas.alert import SinkKind
 from schemas.feature_words import Language
 from schemas.institutions import institution as find_institution
 from schemas.messages import Band
+from schemas.topics import TopicFamily, topic_name
 
 if TYPE_CHECKING:
     from healthalliance.alerting.service import Options, Tally
@@ -86,7 +87,7 @@ def run_alerts(
     )  # fmt: skip
     stamina.instrumentation.set_on_retry_hooks([])  # they would write to standard output; the service logs by itself
     log_to_stderr(settings)
-    _prepare(settings)
+    _prepare(settings, chosen)
     started_at = _ALWAYS if from_beginning else datetime.now(UTC)
     tally, queue = asyncio.run(_run(settings, options, name, told, started_at, once=once))
     if as_json:
@@ -127,11 +128,11 @@ async def _run(
         return service.tally, await store.counts()
 
 
-def _prepare(settings: Settings) -> None:
+def _prepare(settings: Settings, institution: str) -> None:
     from connectors.kafka import ensure_topics
     from connectors.migrate import migrate
 
-    ensure_topics(settings)
+    ensure_topics(settings, [topic_name(TopicFamily.RISK, institution)])  # others it need not even see
     migrate(settings.database_url)
 
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from connectors.settings import Settings, load_settings
+from healthalliance.acl_cli import app as acl_app
 from healthalliance.alerts_cli import app as alerts_app
 from healthalliance.api_cli import make_api_key, serve_api
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
@@ -52,6 +53,7 @@ app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
 app.command("migrate")(migrate_tables)
 app.add_typer(topics_app, name="topics")
+app.add_typer(acl_app, name="acl")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(intake_app, name="intake")
 app.add_typer(export_app, name="export")

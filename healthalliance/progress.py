@@ -33,8 +33,8 @@ class Progress:
 def read_progress(settings: Settings) -> dict[str, Progress]:
     """Read each institution's progress; raise UnavailableError where Kafka or PostgreSQL does not answer."""
     topics = encounter_topics()
-    ids = topic_ids(settings.kafka_bootstrap_servers, topics)
-    ends = end_offsets(settings.kafka_bootstrap_servers, topics)
+    ids = topic_ids(settings, topics)
+    ends = end_offsets(settings, topics)
     rows = fetch(settings, _PROGRESS)
     known = {(str(row["topic_id"]), row["source_partition"]): row for row in rows}
     found = {}

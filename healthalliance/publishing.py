@@ -39,7 +39,7 @@ def publish_events(
     topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
     if topic not in present_topics(settings):
         raise UnavailableError(f"Kafka has no topic {topic}; `healthalliance up` or a worker makes it.")
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     started, count = time.monotonic(), 0
     for count, event in enumerate(events, start=1):
         if events_per_s is not None:

@@ -69,13 +69,13 @@ def rebuild(
     beginning is gone and `incomplete` is not set; NoModelError where the registry lacks a model that has scored;
     UnavailableError where Kafka, the registries or PostgreSQL do not answer.
     """
-    if members := group_members(settings.kafka_bootstrap_servers, settings.consumer_group):
+    if members := group_members(settings, settings.consumer_group):
         raise ConfigurationError(f"{members} workers are in the group {settings.consumer_group}; stop them first.")
     sender = sender_of(settings, institution_id)
     for row in fetch(settings, _A_HISTORY, institution_id):
         require_key(sender, row["patient_pseudonym"], row["history"])
     topic = topic_name(TopicFamily.ENCOUNTERS, institution_id)
-    topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
+    topic_id = topic_ids(settings, [topic])[topic]
     ranges, begins_later = _left_out(settings, topic, topic_id)
     if begins_later and not incomplete:
         raise ConfigurationError(
@@ -91,11 +91,11 @@ def rebuild(
 
 def _left_out(settings: Settings, topic: str, topic_id: str) -> tuple[dict[Partition, Range], bool]:
     """Return what is committed but not in the database, and whether the log does not hold some of that any more."""
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    with range_consumer(settings) as consumer:
         held = offset_ranges(consumer, partitions_of(consumer, [topic]))
     rows = fetch(settings, "SELECT source_partition, next_offset FROM stream_progress WHERE topic_id = $1", topic_id)
     applied = {row["source_partition"]: row["next_offset"] for row in rows}
-    committed = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, [topic])
+    committed = committed_offsets(settings, settings.consumer_group, [topic])
     ranges, begins_later = {}, False
     for (name, number), (first, end) in held.items():
         begin, until = applied.get(number, 0), min(end, committed.get((name, number), 0))
@@ -116,7 +116,7 @@ async def _fold(
     store = await _store(settings)
     try:
         processor = folding_processor(settings, topic_id, store, sender)
-        records = read_by_arrival(settings.kafka_bootstrap_servers, ranges, most=settings.batch_max_events)
+        records = read_by_arrival(settings, ranges, most=settings.batch_max_events)
         with closing(records):
             async for batch in read_ahead(processor, records, settings.batch_max_events):
                 for version, some in groupby(batch, scored_by.version_for):

@@ -100,7 +100,7 @@ def shown(settings: Settings, id_: EventId, *, reveal: bool) -> dict[str, Any]:
     Raises ConfigurationError where no such event was rejected, UnavailableError where its bytes are gone.
     """
     topic = topic_name(TopicFamily.ENCOUNTERS, id_.institution)
-    topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
+    topic_id = topic_ids(settings, [topic])[topic]
     rows = fetch(settings, _ONE, topic_id, id_.partition, id_.offset)
     if not rows:
         raise ConfigurationError(f"{id_} was not rejected.")
@@ -139,7 +139,7 @@ def redrive(settings: Settings, events: Iterable[Judged]) -> list[tuple[Judged, 
     They go to the partition they came from, with their key, value and headers and the offset they had first: so
     what is published twice by a crash in between changes nothing the second time.
     """
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     sent: list[tuple[Judged, int]] = []
     for one in events:
         if one.record is None:
@@ -233,7 +233,7 @@ async def _verdicts(
 
 def _current_topic_ids(settings: Settings, ids: Iterable[EventId]) -> dict[str, str]:
     names = {topic_name(TopicFamily.ENCOUNTERS, one.institution): one.institution for one in ids}
-    found = topic_ids(settings.kafka_bootstrap_servers, list(names)) if names else {}
+    found = topic_ids(settings, list(names)) if names else {}
     return {names[topic]: id_ for topic, id_ in found.items()}
 
 
@@ -245,7 +245,7 @@ def _is_of(row: asyncpg.Record, id_: EventId, current: dict[str, str]) -> bool:
 def _read_records(settings: Settings, ids: Iterable[EventId]) -> dict[EventId, LogRecord]:
     """Read events from their topics; those that retention has removed are left out."""
     found: dict[EventId, LogRecord] = {}
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    with range_consumer(settings) as consumer:
         wanted = [(_partition(one), one) for one in ids]
         kept = offset_ranges(consumer, list(dict.fromkeys(partition for partition, _ in wanted)))
         for partition, one in wanted:

@@ -78,8 +78,8 @@ def replay(settings: Settings, what: Replay, on_progress: OnProgress = lambda *_
     sender = sender_of(settings, what.institution)
     model = load_champion(settings)
     topic = topic_name(TopicFamily.ENCOUNTERS, what.institution)
-    topic_id = topic_ids(settings.kafka_bootstrap_servers, [topic])[topic]
-    with range_consumer(settings.kafka_bootstrap_servers) as consumer:
+    topic_id = topic_ids(settings, [topic])[topic]
+    with range_consumer(settings) as consumer:
         held = offset_ranges(consumer, partitions_of(consumer, [topic]))
     source = Source(what.institution, topic_id, {number: first for (_, number), (first, _) in held.items()})
     asyncio.run(_make(settings, what, sender))
@@ -118,7 +118,7 @@ async def _replay(
             started = time.monotonic()
             processor = folding_processor(settings, source.topic_id, store, now.sender)
             processor.model = now.model
-            records = read_by_arrival(settings.kafka_bootstrap_servers, ranges, most=settings.batch_max_events)
+            records = read_by_arrival(settings, ranges, most=settings.batch_max_events)
             total = sum(end - first for first, end in ranges.values())
             events = within = 0
             with closing(records):

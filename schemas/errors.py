@@ -101,3 +101,9 @@ class SnapshotGoneError(HealthAllianceError):
     """The topics no longer hold what the snapshot was read from."""
 
     exit_code = 15
+
+
+class AccessRefusedError(HealthAllianceError):
+    """Kafka does not let this user in, or not do this."""
+
+    exit_code = 17

@@ -10,8 +10,10 @@ from typing import Any, TypeVar, cast
 import faust
 from faust import Stream
 from faust.types import TP, EventT, StreamT
+from faust.types.auth import CredentialsT
 from opentelemetry.trace import Span
 
+from connectors.kafka_access import sasl_user, tls_context, uses_sasl, uses_tls
 from connectors.settings import Settings
 from schemas.errors import FencedError
 from streams.batch_trace import about_batch
@@ -45,6 +47,7 @@ def create_app(
     app = ScoringApp(
         settings.consumer_group,
         broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=credentials(settings),
         datadir=str(settings.data_dir / "faust"),
         store="memory://",
         processing_guarantee="at_least_once",
@@ -126,6 +129,17 @@ def create_app(
             raise
 
     return app
+
+
+def credentials(settings: Settings) -> CredentialsT | None:
+    """Say how Faust's clients come to Kafka, None for in plain text; raise ConfigurationError."""
+    context = tls_context(settings) if uses_tls(settings) else None
+    if not uses_sasl(settings):
+        return faust.SSLCredentials(context) if context else None
+    username, password = sasl_user(settings)
+    return faust.SASLCredentials(
+        username=username, password=password, ssl_context=context, mechanism=settings.kafka_sasl_mechanism
+    )
 
 
 def completed(value: _T) -> Awaitable[_T]:

@@ -123,7 +123,7 @@ class Worker:
             limits=Limits(settings.event_max_bytes, settings.event_max_depth),
             validate=structure_validator(settings.structure_validator),
             store=store,
-            publisher=Publisher(settings.kafka_bootstrap_servers),
+            publisher=Publisher(settings),
             schema_ids=Registry(settings.schema_registry_url).register_all(),
             retry_timeout_s=settings.retry_timeout_s,
             rejected_share_limit=settings.rejected_share_limit,
@@ -171,9 +171,7 @@ class Worker:
         self._assigned = True
 
     async def _look_topic_ids_up(self) -> None:
-        self._processor.topic_ids = await asyncio.to_thread(
-            topic_ids, self._settings.kafka_bootstrap_servers, encounter_topics()
-        )
+        self._processor.topic_ids = await asyncio.to_thread(topic_ids, self._settings, encounter_topics())
 
     async def _look_around(self) -> None:
         """Look for a new champion and for intakes that were stopped or resumed."""
@@ -194,9 +192,7 @@ class Worker:
             return
         done = consumer.done_offsets()
         try:
-            ends = await asyncio.to_thread(
-                end_offsets, self._settings.kafka_bootstrap_servers, {topic for topic, _ in done}
-            )
+            ends = await asyncio.to_thread(end_offsets, self._settings, {topic for topic, _ in done})
         except UnavailableError:
             self._standstill.forget()
             return

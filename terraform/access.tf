@@ -7,13 +7,19 @@ locals {
   topics       = jsondecode(file("${path.module}/../schemas/topics.json"))
 
   workloads   = toset(["worker", "trainer", "api"])
-  kafka_users = setunion(local.workloads, [for id in keys(local.institutions) : "institution-${id}"])
+  kafka_users = setunion(
+    local.workloads,
+    ["operator"],
+    flatten([for id in keys(local.institutions) : ["institution-${id}", "alerting-${id}", "trainer-${id}"]]),
+  )
 
   # Each rule: who may do which operation on which topic or group.
   institution_rules = flatten([
     for id in keys(local.institutions) : concat(
       [for name, topic in local.topics : { user = "institution-${id}", operation = "Write", type = "Topic", name = name } if topic.institution == id && topic.family == "encounters"],
       [for name, topic in local.topics : { user = "institution-${id}", operation = "Read", type = "Topic", name = name } if topic.institution == id && contains(["risk", "rejected"], topic.family)],
+      [for name, topic in local.topics : { user = "alerting-${id}", operation = "Read", type = "Topic", name = name } if topic.institution == id && topic.family == "risk"],
+      [for name, topic in local.topics : { user = "trainer-${id}", operation = "Read", type = "Topic", name = name } if topic.institution == id && topic.family == "features"],
     )
   ])
 
@@ -24,15 +30,20 @@ locals {
         { user = "worker", operation = "Write", families = ["risk", "features", "rejected"] },
         { user = "trainer", operation = "Read", families = ["features"] },
         { user = "api", operation = "Write", families = ["encounters"] },
+        { user = "operator", operation = "Read", families = ["encounters", "risk", "features", "rejected"] },
+        { user = "operator", operation = "Write", families = ["encounters"] },
       ] : { user = rule.user, operation = rule.operation, type = "Topic", name = name } if contains(rule.families, topic.family)
     ]
   ])
 
-  # Reading needs a consumer group; an institution has those whose names begin with its id and a full stop.
+  # Reading needs a consumer group; an institution has those whose names begin with its id and a full stop. Whoever commits
+  # nothing only names one.
   group_rules = concat(
     [{ user = "worker", operation = "Read", type = "Group", name = "healthalliance-worker", pattern = "Literal" }],
-    [{ user = "trainer", operation = "Describe", type = "Group", name = "healthalliance-ranges", pattern = "Literal" }],
+    [for user in concat(["trainer", "operator"], [for id in keys(local.institutions) : "trainer-${id}"]) : { user = user, operation = "Describe", type = "Group", name = "healthalliance-ranges", pattern = "Literal" }],
+    [{ user = "operator", operation = "Describe", type = "Group", name = "healthalliance-worker", pattern = "Literal" }],
     [for id in keys(local.institutions) : { user = "institution-${id}", operation = "Read", type = "Group", name = "${id}.", pattern = "Prefixed" }],
+    [for id in keys(local.institutions) : { user = "alerting-${id}", operation = "Read", type = "Group", name = "healthalliance-alerts.${id}.", pattern = "Prefixed" }],
   )
 
   access_rules = {

@@ -10,8 +10,10 @@ import httpx2
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from connectors.kafka_access import client_properties, failure, is_not_allowed
 from connectors.registry import Registry
 from connectors.settings import Settings
+from schemas.access import alerts_groups
 from schemas.alert import Scored, scored
 from schemas.errors import UnavailableError
 from schemas.topics import TopicFamily, topic_name
@@ -34,7 +36,7 @@ class Read:
 
 def group_of(institution: str, channel: str) -> str:
     """Name the consumer group that a channel's processes share."""
-    return f"healthalliance-alerts.{institution}.{channel}"
+    return f"{alerts_groups(institution)}{channel}"
 
 
 class ScoreConsumer:
@@ -45,8 +47,8 @@ class ScoreConsumer:
         self._settings = settings
         self._registry = Registry(settings.schema_registry_url)
         self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.kafka_bootstrap_servers,
+            client_properties(settings)
+            | {
                 "group.id": group_of(institution, channel),
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
@@ -60,7 +62,8 @@ class ScoreConsumer:
         self._ended: set[int] = set()
 
     def poll(self) -> Read:
-        """Wait shortly for messages; raise UnavailableError where the registry does not answer.
+        """Wait shortly for messages; raise UnavailableError where the registry does not answer,
+        AccessRefusedError where Kafka does not let this user in or read.
 
         What was read before such an error is returned by the next call.
         """
@@ -69,10 +72,10 @@ class ScoreConsumer:
         found, unreadable, ends = list[Scored](), 0, dict[int, TopicPartition]()
         for message in self._undecided:
             error, partition, offset = message.error(), message.partition(), message.offset()
-            assert partition is not None
             if error is not None:
                 self._note(error, partition)
                 continue
+            assert partition is not None
             assert offset is not None
             ends[partition] = TopicPartition(self._topic, partition, offset + 1)
             value = message.value()
@@ -87,9 +90,11 @@ class ScoreConsumer:
         self._undecided = []
         return Read(tuple(found), unreadable, tuple(ends.values()))
 
-    def _note(self, error: KafkaError, partition: int) -> None:
-        if error.code() == KafkaError._PARTITION_EOF:
+    def _note(self, error: KafkaError, partition: int | None) -> None:
+        if error.code() == KafkaError._PARTITION_EOF and partition is not None:
             self._ended.add(partition)
+        elif error.code() == KafkaError._AUTHENTICATION or is_not_allowed(error):
+            raise failure(error, f"read {self._topic}")
         elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # it goes on by itself once they are there
             log.warning("Kafka: %s.", error.str())
 

@@ -51,7 +51,7 @@ async def _activity(service: Service, institution: Institution) -> Activity:
     topics = {str(family): topic_name(family, institution.id) for family in TopicFamily}
     midnight = datetime.now(institution.time_zone).replace(hour=0, minute=0, second=0, microsecond=0)
     encounters = topics[str(TopicFamily.ENCOUNTERS)]
-    found = await asyncio.to_thread(topic_activity, service.settings.kafka_bootstrap_servers, encounters, midnight)
+    found = await asyncio.to_thread(topic_activity, service.settings, encounters, midnight)
     rejected = await rejected_since(service.pool, institution.id, midnight.astimezone(UTC))
     return Activity(
         topics=topics,

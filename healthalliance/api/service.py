@@ -75,7 +75,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     service = Service(
         settings=settings,
         pool=pool,
-        publisher=AwaitedPublisher(settings.kafka_bootstrap_servers),
+        publisher=AwaitedPublisher(settings),
         champion=ModelWatch(settings, settings.model_alias),
         keys=keys,
         sessions=Sessions(keys, senders),

@@ -93,6 +93,8 @@ def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settin
     for part in Part if parts is None else parts:
         if not given_address(settings, part):
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
+            if part is Part.KAFKA:
+                found["kafka_security_protocol"] = "PLAINTEXT"  # whatever is set for other brokers
     if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     if parts is None and not settings.institution_api_key:

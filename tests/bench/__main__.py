@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.ensemble import RandomForestClassifier
 
+from connectors.kafka_access import client_properties
 from connectors.models import set_alias
 from connectors.settings import Settings, load_settings, settings_environment
 from connectors.simulator import simulate
@@ -146,7 +147,7 @@ def _naive_rate(settings: Settings, number: int) -> float:
     rows = np.random.default_rng(1).random((3000, len(FEATURE_NAMES)), dtype=np.float32)
     forest = RandomForestClassifier(100, class_weight="balanced", random_state=1).fit(rows, rows[:, 0] > 0.8)
     joblib.dump(forest, folder / "forest.joblib")
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin = AdminClient(client_properties(settings))
     for future in admin.create_topics([NewTopic(folder.name, 1, 1)]).values():
         future.result(10)
     asyncio.run(_execute(settings, TABLES))

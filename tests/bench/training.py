@@ -72,7 +72,7 @@ def _publish_made_up(settings: Settings, seed: int, encounters: int) -> float:
     """Put so many encounters on the feature topics, evenly over the institutions; return the seconds it took."""
     started = time.monotonic()
     schema_ids = Registry(settings.schema_registry_url).register_all()
-    publisher = Publisher(settings.kafka_bootstrap_servers, linger_ms=50)
+    publisher = Publisher(settings, linger_ms=50)
     for number, one in enumerate(_made_up(seed, encounters), start=1):
         topic = topic_name(TopicFamily.FEATURES, one.institution)
         publisher.send(OutMessage(topic, one.encounter_pseudonym.encode(), to_wire(schema_ids[topic], one)))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from connectors.ranges import RANGES_GROUP
 from connectors.settings import Settings
+from schemas.access import RANGES_GROUP, rules, users
 from schemas.institutions import institutions
 from schemas.topics import TOPIC_SPECS, TopicFamily, topic_name, topic_names
 from tests.contract.source_code import ROOT
@@ -67,15 +67,25 @@ def test_a_trainer_reads_features_in_the_group_that_its_client_names(said: dict[
     assert rights(said, "trainer") == expected, WHERE
 
 
-def test_the_api_writes_encounters_and_nobody_else_has_rights(said: dict[str, Any]) -> None:
+def test_the_api_writes_encounters(said: dict[str, Any]) -> None:
     assert rights(said, "api") == on("Write", topic_names(TopicFamily.ENCOUNTERS)), WHERE
-    users = {"worker", "trainer", "api", *(f"institution-{id_}" for id_ in institutions())}
-    assert set(said["users"]) == users == {one["user"] for one in said["rules"].values()}
+
+
+def test_terraform_has_the_rules_that_the_programs_declare_and_their_users(said: dict[str, Any]) -> None:
+    declared = {(one.user, one.operation, one.resource, one.name, one.pattern) for one in rules()}
+    found = [
+        tuple(one[key] for key in ("user", "operation", "type", "name", "pattern")) for one in said["rules"].values()
+    ]
+    assert set(found) == declared, "schemas/access.py says one thing, terraform/access.tf another"
+    assert len(found) == len(declared) == len(rules())
+    assert sorted(said["users"]) == users(rules())
 
 
 def test_only_names_of_groups_are_prefixes_and_no_prefix_begins_another_institutions(said: dict[str, Any]) -> None:
     prefixes = [one["name"] for one in said["rules"].values() if one["pattern"] == "Prefixed"]
-    assert sorted(prefixes) == sorted(f"{id_}." for id_ in institutions())
+    assert sorted(prefixes) == sorted(
+        f"{begin}{id_}." for id_ in institutions() for begin in ("", "healthalliance-alerts.")
+    )
     assert not [one for one in prefixes for other in prefixes if one != other and other.startswith(one)]
 
 

@@ -11,6 +11,7 @@ from itertools import groupby, islice
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from connectors.kafka import end_offsets, topic_ids
+from connectors.kafka_access import client_properties
 from connectors.settings import Settings
 from schemas.history import PatientHistory
 from schemas.institutions import institution
@@ -54,8 +55,8 @@ def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultF
     result, validate = FaultFree(), structure_validator(settings.structure_validator)
     limits = Limits(settings.event_max_bytes, settings.event_max_depth)
     topics = topic_names(TopicFamily.ENCOUNTERS)
-    ids, senders = topic_ids(settings.kafka_bootstrap_servers, topics), _senders(settings, topics)
-    ends = end_offsets(settings.kafka_bootstrap_servers, topics)
+    ids, senders = topic_ids(settings, topics), _senders(settings, topics)
+    ends = end_offsets(settings, topics)
     for topic, partition in sorted(ends):
         messages = read(settings, {(topic, partition): ends[topic, partition]})
         while batch := list(islice(messages, _BATCH)):
@@ -112,7 +113,7 @@ def read(settings: Settings, ends: Mapping[tuple[str, int], int]) -> Iterator[Me
     """Yield the partitions' records from the beginning to the given ends."""
     consumer = Consumer(
         {
-            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            **client_properties(settings),
             "group.id": "faults-oracle",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

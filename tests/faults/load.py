@@ -126,7 +126,7 @@ class Feed(threading.Thread):
             self.failure = error
 
     def _publish(self) -> None:
-        publisher, started = Publisher(self._settings.kafka_bootstrap_servers), time.monotonic()
+        publisher, started = Publisher(self._settings), time.monotonic()
         for id_, event in self._events:
             while self._rate is not None and (left := started + self.sent / self._rate - time.monotonic()) > 0:
                 publisher.poll()

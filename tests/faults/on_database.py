@@ -111,7 +111,7 @@ def _deadlock(trial: Trial) -> None:
 def _acked_uncommitted(trial: Trial) -> int:
     """Count partitions whose committed offset is beyond the progress row, which is read later and only grows."""
     settings = trial.settings
-    acked = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, encounter_topics())
+    acked = committed_offsets(settings, settings.consumer_group, encounter_topics())
     rows = fetch(trial.settings, "SELECT topic, source_partition, next_offset FROM stream_progress")
     reached = {(row["topic"], row["source_partition"]): row["next_offset"] for row in rows}
     return sum(offset > reached.get(place, 0) for place, offset in acked.items())

@@ -124,7 +124,7 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
 
 def names_of(settings: Settings) -> dict[str, str]:
     """Return the encounter topics' names by their ids."""
-    ids = topic_ids(settings.kafka_bootstrap_servers, topic_names(TopicFamily.ENCOUNTERS))
+    ids = topic_ids(settings, topic_names(TopicFamily.ENCOUNTERS))
     return {id_: name for name, id_ in ids.items()}
 
 
@@ -193,7 +193,7 @@ def _rejected_rows(settings: Settings, names: dict[str, str]) -> dict[Place, lis
 
 def _on_rejected(settings: Settings) -> Counter[Place]:
     found: Counter[Place] = Counter()
-    ends = end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.REJECTED))
+    ends = end_offsets(settings, topic_names(TopicFamily.REJECTED))
     for message in read(settings, ends):
         given: Any = message.headers() or ()
         headers = {name: value.decode("utf-8", "replace") for name, value in given}
@@ -217,7 +217,7 @@ def _on_risk(settings: Settings) -> _OnRisk:
     """Read the risk topics as a consumer that drops repeats by `record_id` and minds the order for each patient."""
     found, registry = _OnRisk(), Registry(settings.schema_registry_url)
     newest: dict[tuple[str, bytes], tuple[int, int]] = {}
-    for message in read(settings, end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.RISK))):
+    for message in read(settings, end_offsets(settings, topic_names(TopicFamily.RISK))):
         value = message.value()
         if value is None:
             continue
@@ -240,7 +240,7 @@ def _wrong_on_features(settings: Settings, expected: FaultFree) -> int:
     """Compare the newest message of each key, which is what compaction leaves and training reads."""
     registry = Registry(settings.schema_registry_url)
     newest: dict[tuple[str, str], bytes | None] = {}
-    for message in read(settings, end_offsets(settings.kafka_bootstrap_servers, topic_names(TopicFamily.FEATURES))):
+    for message in read(settings, end_offsets(settings, topic_names(TopicFamily.FEATURES))):
         newest[institution_of(str(message.topic())), (message.key() or b"").decode()] = message.value()
     wrong = 0
     for key in newest.keys() | expected.features.keys():

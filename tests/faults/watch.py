@@ -69,6 +69,6 @@ class Watch(threading.Thread):
 def is_acknowledged(settings: Settings) -> bool:
     """Tell whether the group has committed every partition's end."""
     topics = encounter_topics()
-    committed = committed_offsets(settings.kafka_bootstrap_servers, settings.consumer_group, topics)
-    ends = end_offsets(settings.kafka_bootstrap_servers, topics)
+    committed = committed_offsets(settings, settings.consumer_group, topics)
+    ends = end_offsets(settings, topics)
     return all(committed.get(place) == end for place, end in ends.items() if end)

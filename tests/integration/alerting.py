@@ -91,7 +91,7 @@ class Scores:
         registry = Registry(settings.schema_registry_url)
         self._ids = registry.register_all()
         registry.close()
-        self._publisher = Publisher(settings.kafka_bootstrap_servers)
+        self._publisher = Publisher(settings)
 
     def add(self, *scores: RiskScore) -> None:
         """Store and publish scores."""

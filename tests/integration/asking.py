@@ -56,7 +56,7 @@ def value_of(workers: WorkerProcesses, metric: str, /, **labels: str) -> float:
 
 def publish(settings: Settings, *values: bytes) -> None:
     topic = topic_name(TopicFamily.ENCOUNTERS, INSTITUTION)
-    Publisher(settings.kafka_bootstrap_servers).publish(OutMessage(topic, b"Patient/health", one) for one in values)
+    Publisher(settings).publish(OutMessage(topic, b"Patient/health", one) for one in values)
     wait_until_applied(settings, 120)
 
 

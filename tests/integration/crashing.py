@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.group import LeaveGroupRequest
 from confluent_kafka.admin import AdminClient
 
+from connectors.kafka_access import client_properties
 from connectors.settings import Settings
 from healthalliance.progress import fetch
 from healthalliance.workers import WorkerProcesses
@@ -34,7 +35,7 @@ def applied_events(settings: Settings, institution: str) -> int:
 
 def remove_dead_members(settings: Settings) -> None:
     """Take the killed workers out of the consumer group; else the next one waits until their sessions time out."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin = AdminClient(client_properties(settings))
     group = admin.describe_consumer_groups([settings.consumer_group])[settings.consumer_group].result(15)
     asyncio.run(_leave(settings, [member.member_id for member in group.members]))
 

@@ -45,7 +45,7 @@ def one_event(institution: str, name: str, value: Any) -> OutMessage:
 
 def send(settings: Settings, *messages: OutMessage) -> None:
     """Publish, and wait until it is confirmed."""
-    Publisher(settings.kafka_bootstrap_servers).publish(messages)
+    Publisher(settings).publish(messages)
 
 
 def _long_text() -> str:

@@ -13,6 +13,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 
 from connectors.kafka import end_offsets
+from connectors.kafka_access import client_properties
 from connectors.settings import Settings
 from healthalliance.progress import fetch
 from schemas.pseudonyms import InstitutionKeys, institution_keys
@@ -35,7 +36,7 @@ class Received:
 
 def ends_of(settings: Settings, topic: str) -> dict[int, int]:
     """Note where each of the topic's partitions ends now."""
-    ends = end_offsets(settings.kafka_bootstrap_servers, [topic])
+    ends = end_offsets(settings, [topic])
     return {partition: offset for (_, partition), offset in ends.items()}
 
 
@@ -43,7 +44,7 @@ def read_since(settings: Settings, topic: str, starts: Offsets) -> list[Received
     """Read each partition from the noted offset to its present end, in offset order."""
     consumer = Consumer(
         {
-            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            **client_properties(settings),
             "group.id": f"test-{uuid.uuid4()}",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

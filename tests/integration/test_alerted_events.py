@@ -24,7 +24,7 @@ _INSTITUTION = "dkfz"
 def send(trained: Trained, value: bytes | None) -> None:
     """Publish an event of the patient, or the tombstone that erases it, and wait until it is applied."""
     topic = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)
-    Publisher(trained.settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/alerted", value)])
+    Publisher(trained.settings).publish([OutMessage(topic, b"Patient/alerted", value)])
     wait_until_applied(trained.settings, 120)
 
 

@@ -135,7 +135,7 @@ def mixed(trained: Trained, worker: WorkerProcesses) -> Mixed:
 
 def publish_mixed(settings: Settings) -> tuple[dict[tuple[int, int], Bad], list[str]]:
     """Publish each bad event between two good ones; return where each bad one went and the good Encounters' ids."""
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     placed: dict[tuple[int, int], Bad] = {}
     good_ids: list[str] = []
 
@@ -200,7 +200,7 @@ def test_an_event_that_depends_on_a_rejected_one_is_reported_with_it(mixed: Mixe
 
 def test_each_bad_event_has_one_row_with_the_same_reason(mixed: Mixed) -> None:
     topic = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)
-    id_ = topic_ids(mixed.settings.kafka_bootstrap_servers, [topic])[topic]
+    id_ = topic_ids(mixed.settings, [topic])[topic]
     rows = fetch(mixed.settings, "SELECT * FROM rejected_events WHERE topic_id = $1", UUID(id_))
     by_place = {(row["source_partition"], row["source_offset"]): row["reason"] for row in rows}
     assert {place: by_place.get(place) for place in mixed.bad} == {

@@ -62,7 +62,7 @@ def test_the_service_describes_itself_to_whoever_asks(api: Api) -> None:
 def test_the_card_of_a_scored_encounter_shows_the_score_that_stands(trained: Trained, own: httpx2.Client) -> None:
     topic = topic_name(TopicFamily.ENCOUNTERS, OWN)
     value = to_bytes(bundle(encounter("cds-1", patient="cds-p"), patient("cds-p")))
-    Publisher(trained.settings.kafka_bootstrap_servers).publish([OutMessage(topic, b"Patient/cds-p", value)])
+    Publisher(trained.settings).publish([OutMessage(topic, b"Patient/cds-p", value)])
     wait_until_applied(trained.settings, 120)
     row = latest_risk(trained.settings, OWN, ["cds-1"])["cds-1"]
     [card] = call(own, "cds-p", "cds-1")

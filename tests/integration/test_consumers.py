@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kafka_access import client_properties
 from connectors.settings import Settings
 from schemas.messages import RiskScore
 from schemas.topics import TopicFamily, topic_name
@@ -152,7 +153,7 @@ def committed(settings: Settings, ready: Ready) -> bool:
     from tests.integration.reading import ends_of
 
     topic, group = topic_name(TopicFamily.RISK, _INSTITUTION), f"ward-{ready.folder.name.rstrip('0123456789')}"
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": group})
+    consumer = Consumer(client_properties(settings) | {"group.id": group})
     try:
         ends = ends_of(settings, topic)
         found = consumer.committed([TopicPartition(topic, partition) for partition in ends], timeout=10)

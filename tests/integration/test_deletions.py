@@ -51,7 +51,7 @@ def tombstone(key: str) -> OutMessage:
 
 
 def publish(settings: Settings, *messages: OutMessage) -> None:
-    Publisher(settings.kafka_bootstrap_servers).publish(messages)
+    Publisher(settings).publish(messages)
 
 
 def scores(settings: Settings, encounter_id: str) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def place(trained: Trained, api: Api, tmp_path_factory: pytest.TempPathFactory) 
         (folder / name).write_text(event)
     broken = to_bytes(encounter("docs", patient="docs", status="gibberish"))
     at: list[tuple[int, int]] = []
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), b"Patient/docs", broken)
     publisher.send(message, lambda partition, offset: at.append((partition, offset)))
     publisher.flush()

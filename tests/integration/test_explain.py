@@ -28,7 +28,7 @@ def versions(trained: Trained) -> list[str]:
     for version in (1, 2):
         value = to_bytes(encounter("explained", patient="explained", version=version, end=f"2024-03-0{4 + version}"))
         message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, OWN), b"Patient/explained", value)
-        Publisher(trained.settings.kafka_bootstrap_servers).publish([message])
+        Publisher(trained.settings).publish([message])
         wait_until_applied(trained.settings, 120)
     rows = rows_of_encounters(trained.settings, "risk_scores", OWN, ["explained"])["explained"]
     return [str(row["record_id"]) for row in rows]

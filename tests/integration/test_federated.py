@@ -25,7 +25,7 @@ RECORDS = {"dkfz": simulated(1, 3000, "dkfz"), "ukhd": simulated(2, 2000, "ukhd"
 @pytest.fixture(scope="module")
 def settings(stack: Settings) -> Iterator[Settings]:
     """Fill two feature topics with more stays than a simulated history has, and empty them of these again."""
-    schema_ids, publisher = Registry(stack.schema_registry_url).register_all(), Publisher(stack.kafka_bootstrap_servers)
+    schema_ids, publisher = Registry(stack.schema_registry_url).register_all(), Publisher(stack)
     topics = {institution: topic_name(TopicFamily.FEATURES, institution) for institution in RECORDS}
     keys = [(topics[id_], one.encounter_pseudonym.encode(), one) for id_, records in RECORDS.items() for one in records]
     publisher.publish(OutMessage(topic, key, to_wire(schema_ids[topic], one)) for topic, key, one in keys)

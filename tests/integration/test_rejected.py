@@ -55,7 +55,7 @@ class Redriven:
 
 def publish(settings: Settings, values: dict[str, bytes]) -> dict[str, EventId]:
     placed: dict[str, EventId] = {}
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     for name, value in values.items():
         patient = name.partition(" ")[0]
         message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), f"Patient/{patient}".encode(), value)

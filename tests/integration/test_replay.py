@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
 from connectors.kafka import topic_ids
+from connectors.kafka_access import client_properties
 from connectors.settings import Settings
 from connectors.side_schema import Window
 from healthalliance.progress import fetch, wait_until_applied
@@ -236,7 +237,7 @@ def test_a_wider_limit_says_which_events_would_pass(scored: Scored) -> None:
         "INSERT INTO rejected_events SELECT topic_id, source_partition, source_offset, institution, received_at, "
         'now(), \'too-large\', \'[{"reason": "too-large", "path": ""}]\' FROM risk_scores '
         "WHERE topic_id = $1 AND received_at >= $2 AND status = 'final' LIMIT 1 RETURNING source_offset, topic_id",
-        topic_ids(settings.kafka_bootstrap_servers, [topic])[topic],
+        topic_ids(settings, [topic])[topic],
         scored.window.since,
     )
     try:
@@ -332,6 +333,6 @@ def test_patients_known_before_the_logs_beginning_are_left_out(scored: Scored) -
 def remove_beginning(settings: Settings, firsts: Mapping[int, int]) -> None:
     """Remove what lies below these offsets, as retention does."""
     topic = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin = AdminClient(client_properties(settings))
     for future in admin.delete_records([TopicPartition(topic, *one) for one in firsts.items()]).values():
         future.result(15)

@@ -150,7 +150,7 @@ def test_old_ends_are_read_again_whatever_came_since_and_a_tombstone_removes_it(
 ) -> None:
     settings, topic = trained.settings, topic_name(TopicFamily.FEATURES, "embl")
     schema_ids = Registry(settings.schema_registry_url).register_all()
-    publisher, key = Publisher(settings.kafka_bootstrap_servers), pseudonym(_NEW).encode()
+    publisher, key = Publisher(settings), pseudonym(_NEW).encode()
     publisher.publish([OutMessage(topic, key, to_wire(schema_ids[topic], stay(_NEW, 0, 5, institution="embl")))])
     with_it = read_snapshot(settings)
     publisher.publish([OutMessage(topic, key, None)])

@@ -163,7 +163,7 @@ def test_migrations_go_down_to_nothing_and_up_to_the_same_again(own_database: Se
 
 def send(settings: Settings, patient_id: str, *resources: dict[str, Any]) -> None:
     topic, key = topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION), f"Patient/{patient_id}".encode()
-    publisher = Publisher(settings.kafka_bootstrap_servers)
+    publisher = Publisher(settings)
     publisher.publish(OutMessage(topic, key, to_bytes(one)) for one in resources)
     wait_until_applied(settings, 120)
 

@@ -120,7 +120,7 @@ def _event(name: str) -> bytes:
 def _publish(settings: Settings, name: str, value: bytes, trace_id: str | None) -> None:
     headers = (("traceparent", traceparent(trace_id).encode()),) if trace_id else ()
     message = OutMessage(topic_name(TopicFamily.ENCOUNTERS, INSTITUTION), f"Patient/{name}".encode(), value, headers)
-    Publisher(settings.kafka_bootstrap_servers).publish([message])
+    Publisher(settings).publish([message])
 
 
 def _scores(settings: Settings, topic: str, starts: dict[int, int]) -> dict[bytes, Received]:

@@ -24,7 +24,13 @@ from connectors.ranges import offset_ranges
 from connectors.registry import Registry, to_wire
 from connectors.snapshot_files import read_identity, write_parquet, write_snapshot
 from schemas.avro import released
-from schemas.errors import ConfigurationError, IncompatibleSchemaError, SnapshotGoneError, UnavailableError
+from schemas.errors import (
+    AccessRefusedError,
+    ConfigurationError,
+    IncompatibleSchemaError,
+    SnapshotGoneError,
+    UnavailableError,
+)
 from schemas.messages import EncounterFeatures
 from schemas.snapshot import SNAPSHOT_SCHEMA, content_digest, snapshot_table, sorted_by_encounter
 from tests.unit.model_training.stays import features, simulated, stay
@@ -216,7 +222,7 @@ class Silent(FakeLog):
 
 
 def test_a_broker_that_refuses_is_named_as_the_trouble(reader: ReadValue) -> None:
-    with pytest.raises(UnavailableError, match="could not be read"):
+    with pytest.raises(AccessRefusedError, match="could not be read"):
         read_table(Refusing({0: []}), {(TOPIC, 0): (0, 5)}, reader)
 
 
