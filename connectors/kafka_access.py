@@ -107,12 +107,11 @@ class Refusal:
 
     def __call__(self, error: KafkaError) -> None:
         """Take over an error."""
-        text = error.str().lower()
         if error.code() == KafkaError._AUTHENTICATION:
             self._error = error
-        elif error.code() == KafkaError._SSL and "disconnected" not in text:
+        elif error.code() == KafkaError._SSL and "disconnected" not in error.str().lower():
             self._error = error  # a broker that is just going away ends handshakes too
-        elif error.code() == KafkaError._SSL or "security.protocol" in text:
+        elif error.code() == KafkaError._SSL:
             self._hint = ", or not by the KAFKA_SECURITY_PROTOCOL that is set"
 
     def forget(self) -> None:
@@ -158,5 +157,6 @@ def failure(error: KafkaError, what: str) -> HealthAllianceError:
         return refused(error)
     if error.code() in _AWAY:
         return UnavailableError(f"{SILENT}.")
-    kind = AccessRefusedError if is_not_allowed(error) else UnavailableError
-    return kind(f"Kafka could not {what}: {error.str()}.")
+    if is_not_allowed(error):  # a broker may say the whole request with it
+        return AccessRefusedError(f"Kafka could not {what}: {KafkaError(error.code()).str()}.")
+    return UnavailableError(f"Kafka could not {what}: {error.str()}.")

@@ -12,6 +12,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from connectors.kafka import Admin
 from connectors.settings import Settings
 from schemas.access import Rule, is_own, is_own_resource
+from schemas.errors import AccessRefusedError
 
 _TIMEOUT_S = 15.0
 _USER = "User:"
@@ -28,6 +29,7 @@ class Kept:
 def kept_rules(settings: Settings) -> Kept:
     """Read all rules; raise UnavailableError, or AccessRefusedError where the user may not or none are kept."""
     admin = Admin(settings)
+    _require_right(admin)
     anything: Any = None  # the stubs know no filter without a name
     everything = AclBindingFilter(
         ResourceType.ANY, anything, ResourcePatternType.ANY, anything, anything, AclOperation.ANY, AclPermissionType.ANY
@@ -37,6 +39,14 @@ def kept_rules(settings: Settings) -> Kept:
     ours = [one for one in found if _allows(one) and is_own(_user(one))]
     others = [_words(one) for one in found if one not in ours and _concerns(one)]
     return Kept(tuple(sorted(map(_rule, ours))), tuple(sorted(others)))
+
+
+def _require_right(admin: Admin) -> None:
+    """Raise AccessRefusedError where the user may not list rules: the client says then that there are none."""
+    future = admin.client.describe_cluster(include_authorized_operations=True, request_timeout=_TIMEOUT_S)
+    may = admin.answer(future, "describe the cluster").authorized_operations or []
+    if AclOperation.DESCRIBE not in may:
+        raise AccessRefusedError("Kafka does not show its access rules to this user; an administrator may see them.")
 
 
 def add_rules(settings: Settings, rules: Iterable[Rule]) -> None:

@@ -21,6 +21,7 @@ _GROUPS = {
     "tests/integration/test_alerts": "own stacks",
     "tests/integration/test_consumers": "own stacks",
     "tests/integration/test_demo": "own stacks",
+    "tests/integration/test_kafka_access": "own stacks",
     "tests/integration/test_local_stack": "own stacks",
     "tests/integration/test_rebuild": "own stacks",
     "tests/faults": "faults",
