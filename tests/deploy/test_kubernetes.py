@@ -183,7 +183,8 @@ def test_a_program_gets_the_settings_and_what_it_cannot_do_without(one: Workload
         maps = [each["configMapRef"]["name"] for each in container["envFrom"] if "configMapRef" in each]
         assert [named(one.overlay, "ConfigMap", name)["data"] for name in maps] == [settings_of(one.overlay)]
         secret = {name for name in variables_of(container) if name in SETTINGS and name not in settings_of(one.overlay)}
-        assert secret == needs.get(one.component, secret)
+        user = {"KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"} if one.overlay == "aws" else set()
+        assert secret == needs.get(one.component, secret) | (user if one.component in needs else set())
         assert Path(settings_of(one.overlay)["DATA_DIR"]) in {
             Path(each["mountPath"]) for each in container["volumeMounts"]
         }
@@ -222,6 +223,19 @@ def test_no_secret_is_in_the_tree(overlay: str) -> None:
     assert not re.search(r"postgresql://\w+:\w+@|password: \S", yaml.safe_dump_all(rendered(overlay)))
 
 
+def test_on_aws_each_program_comes_to_kafka_encrypted_under_its_own_user() -> None:
+    assert settings_of("aws")["KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+    users = {
+        one.component: {name for name, key in secrets_of(one) if key in ("username", "password")}
+        for one in workloads("aws")
+    }
+    assert {component: names for component, names in users.items() if names} == {
+        "worker": {"healthalliance-kafka-worker"},
+        "api": {"healthalliance-kafka-api"},
+        "training": {"healthalliance-kafka-trainer"},
+    }
+
+
 def test_what_external_secrets_copies_is_kept_by_terraform() -> None:
     secrets = [block.body["name"] for block in blocks() if block.type == "aws_secretsmanager_secret"]
     users = re.findall(r'"([\w-]+)"', values()["workloads"])
@@ -231,9 +245,7 @@ def test_what_external_secrets_copies_is_kept_by_terraform() -> None:
     assert {data["remoteRef"]["key"] for one in copied for data in one["spec"]["data"]} == kept
     asked = {name for one in workloads("aws") for name, _ in secrets_of(one)}
     asked |= {ref["name"] for one in of_kind("aws", "TriggerAuthentication") for ref in one["spec"]["secretTargetRef"]}
-    # The other users' passwords wait for the programs' settings of SASL.
-    made = {one["spec"]["target"]["name"] for one in copied}
-    assert made - asked == {"healthalliance-kafka-api", "healthalliance-kafka-trainer"}
+    assert {one["spec"]["target"]["name"] for one in copied} <= asked
 
 
 def roles() -> set[str]:

@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin._scram import (
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialUpsertion,
+)
 from pydantic import SecretStr
 
 from connectors.kafka import Admin, present_topics
@@ -128,6 +133,8 @@ def _answers(admin: Settings) -> bool:
 def _set_passwords(admin: Settings, passwords: dict[str, str]) -> None:
     client = Admin(admin)
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS)
-    wanted = [UserScramCredentialUpsertion(user, info, password.encode()) for user, password in passwords.items()]
+    wanted: list[UserScramCredentialAlteration] = [
+        UserScramCredentialUpsertion(user, info, password.encode()) for user, password in passwords.items()
+    ]
     for user, future in client.client.alter_user_scram_credentials(wanted).items():
         client.answer(future, f"set the password of {user}")
