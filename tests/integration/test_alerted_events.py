@@ -14,7 +14,7 @@ from tests.integration.alerting import alerts_of
 from tests.integration.command_line import run
 from tests.integration.reading import keys_of, latest_risk
 from tests.integration.running import Trained
-from tests.unit.schemas.fhir_events import encounter, to_bytes
+from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient, to_bytes
 
 pytestmark = pytest.mark.stack
 
@@ -34,13 +34,14 @@ def test_a_hospitals_event_becomes_an_alert_and_its_erasure_takes_it_away(
     settings, channel = trained.settings, f"test-{uuid4().hex[:12]}"
     arguments = ("alerts", "-i", _INSTITUTION, "--channel", channel, "--min-band", "low", "--once", "--json")
     assert run(settings, *arguments).code == 0
-    send(trained, to_bytes(encounter("alerted", patient="alerted")))
+    ill = [condition(f"alerted-{code}", code=code, patient="alerted") for code in ("I50", "E11", "N18", "J44", "C34")]
+    send(trained, to_bytes(bundle(encounter("alerted", patient="alerted"), patient("alerted", "1944-04-01"), *ill)))
     [alert] = run(settings, *arguments).document["sent"]
     stored = latest_risk(settings, _INSTITUTION, ["alerted"])["alerted"]
     assert alert["record_id"] == str(stored["record_id"])
     assert (alert["probability"], alert["band"]) == (stored["probability"], stored["band"])
     assert alert["encounter_pseudonym"] == keys_of(settings, _INSTITUTION).encounter_pseudonym("alerted")
-    assert alert["reasons"]
+    assert alert["reasons"]  # five conditions raise the risk, whatever the model has learned
     send(trained, None)
     assert alerts_of(settings, channel) == []
     assert run(settings, *arguments).document["sent"] == []
