@@ -24,26 +24,40 @@ _T = TypeVar("_T")
 def migrate(database_url: str, schema: str | None = None) -> None:
     """Apply what is missing, one process at a time; raise UnavailableError where the database does not answer.
 
-    With a `schema`, the tables are made there, and those elsewhere are left alone.
+    With a `schema`, the tables are made there, and those elsewhere are left alone. Tables that a later release made are
+    left alone too: it leaves what this one reads, so that old and new run side by side and a rollback starts.
     """
     asyncio.run(_with_connection(database_url, _upgrade, schema))
 
 
 def is_migrated(database_url: str) -> bool:
-    """Tell whether the database has the newest migration; raise UnavailableError where it does not answer."""
+    """Tell whether the database has the newest migration, or a later release's.
+
+    Raises UnavailableError where it does not answer.
+    """
     return asyncio.run(_with_connection(database_url, _is_current))
 
 
 def _upgrade(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    command.upgrade(_config(connection), "head")
+    if not _is_later(connection):
+        command.upgrade(_config(connection), "head")
     connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
     connection.execute(text("SELECT grant_analysts()"))
 
 
 def _is_current(connection: Connection) -> bool:
-    current = MigrationContext.configure(connection).get_current_revision()
-    return current == ScriptDirectory.from_config(_config(connection)).get_current_head()
+    head = ScriptDirectory.from_config(_config(connection)).get_current_head()
+    return _revision(connection) == head or _is_later(connection)
+
+
+def _is_later(connection: Connection) -> bool:
+    known = {one.revision for one in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
+    return _revision(connection) not in {None, *known}
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _config(connection: Connection) -> Config:

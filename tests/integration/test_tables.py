@@ -146,6 +146,14 @@ def test_the_command_makes_the_tables_once(own_database: Settings) -> None:
     assert migration.is_migrated(own_database.database_url)
 
 
+def test_tables_of_a_later_release_are_left_alone(own_database: Settings) -> None:
+    migration.migrate(own_database.database_url)
+    fetch(own_database, "UPDATE alembic_version SET version_num = '9999'")
+    assert migration.is_migrated(own_database.database_url)
+    migration.migrate(own_database.database_url)
+    assert [row["version_num"] for row in fetch(own_database, "SELECT version_num FROM alembic_version")] == ["9999"]
+
+
 def test_migrations_go_down_to_nothing_and_up_to_the_same_again(own_database: Settings) -> None:
     migration.migrate(own_database.database_url)
     first = everything(own_database)

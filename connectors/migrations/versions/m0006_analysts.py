@@ -2,7 +2,6 @@
 
 from alembic import op
 
-from connectors.migrations.versions.m0003_outcomes import MEASURES, OUTCOMES
 from connectors.migrations.versions.m0003_outcomes import VIEWS as EARLIER_VIEWS
 
 revision = "0006"
@@ -40,19 +39,11 @@ DROP INDEX risk_scores_latest;
 CREATE INDEX risk_scores_encounter ON risk_scores (encounter_pseudonym);
 CREATE INDEX risk_scores_daily ON risk_scores (institution, received_at) INCLUDE (inpatient, band, probability)
     WHERE superseded_by IS NULL AND status <> 'entered-in-error';
-CREATE INDEX rejected_events_received ON rejected_events (institution, received_at);
 """
 
 _NUMBERS = "\n       ".join(f"(one.features->>'{name}')::double precision AS {name}," for name in _FEATURES)
 
 _SMALL = "BETWEEN 1 AND 9"
-# 30 days of follow-up and the 90 days of outcomes that are judged, in hours as in the migration before.
-_JUDGED = "interval '2880 hours'"
-# 10, 5, 3 and 2 groups are all made of these.
-_PARTS = 30
-# Has the scores of the stays in question looked up by their keys; the planner would read the scores of all months,
-# since it cannot know how few of them are asked for.
-_EACH = "OFFSET 0"
 
 _VIEWS = f"""
 ALTER VIEW institution_daily_risk RENAME TO institution_daily_risk_exact;
@@ -71,25 +62,6 @@ FROM (SELECT *,
              encounters >= 10 AND high NOT {_SMALL} AND medium NOT {_SMALL} AND low NOT {_SMALL} AS bands_told
       FROM institution_daily_risk_exact) AS counted;
 
-CREATE OR REPLACE VIEW risk_outcomes AS {OUTCOMES}
-LEFT JOIN LATERAL (SELECT probability, band, model_name, model_version FROM risk_scores
-                   WHERE record_id = stay.record_id AND received_at = stay.received_at {_EACH}) AS score ON true
-LEFT JOIN challenger_scores AS challenger ON challenger.record_id = stay.record_id;
-
-CREATE VIEW judged_scores AS
-SELECT stay.institution, of.model_name, of.model_version, of.role, of.probability, stay.record_id, stay.discharged_at,
-       (stay.outcome = 'readmitted')::integer AS readmitted
-FROM risk_outcomes AS stay
-CROSS JOIN LATERAL (
-    VALUES ('champion', stay.model_name, stay.model_version, stay.probability),
-           ('challenger', stay.challenger_name, stay.challenger_version, stay.challenger_probability)
-) AS of(role, model_name, model_version, probability)
-WHERE stay.matured AND stay.outcome <> 'censored' AND stay.discharged_at > stay.known_until - {_JUDGED}
-  AND of.probability IS NOT NULL;
-
-CREATE OR REPLACE VIEW model_performance AS
-WITH {MEASURES.format(scored="judged_scores")};
-
 ALTER VIEW model_performance RENAME TO model_performance_exact;
 
 CREATE VIEW model_performance AS
@@ -106,21 +78,30 @@ SELECT institution, model_name, model_version, role,
 FROM (SELECT *, readmitted >= 10 AND outcomes - readmitted >= 10 AS told FROM model_performance_exact) AS measured;
 
 CREATE VIEW model_calibration AS
-WITH placed AS (
+WITH known AS (
+    SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution
+), judged AS (
+    SELECT one.* FROM risk_outcomes AS one JOIN known USING (institution)
+    WHERE one.matured AND one.outcome <> 'censored'
+      AND one.discharged_at > known.until - interval '2880 hours'
+), scored AS (
+    SELECT institution, model_name, model_version, 'champion' AS role, probability, record_id,
+           (outcome = 'readmitted')::integer AS readmitted
+    FROM judged WHERE probability IS NOT NULL
+    UNION ALL
+    SELECT institution, challenger_name, challenger_version, 'challenger', challenger_probability, record_id,
+           (outcome = 'readmitted')::integer
+    FROM judged WHERE challenger_probability IS NOT NULL
+), placed AS (
     SELECT *, row_number() OVER (PARTITION BY institution, model_name, model_version, role
                                  ORDER BY probability, record_id) - 1 AS place,
            count(*) OVER (PARTITION BY institution, model_name, model_version, role) AS number
-    FROM judged_scores
-), parts AS (
-    SELECT institution, model_name, model_version, role, place * {_PARTS} / number AS part,
-           count(*) AS outcomes, sum(readmitted) AS readmitted, sum(probability) AS probabilities
-    FROM placed GROUP BY 1, 2, 3, 4, 5
+    FROM scored
 ), grouped AS (
-    SELECT institution, model_name, model_version, role, groups, (part * groups / {_PARTS} + 1)::integer AS risk_group,
-           sum(outcomes)::bigint AS outcomes, sum(readmitted)::bigint AS readmitted,
-           sum(probabilities) / sum(outcomes)::double precision AS mean_probability,
-           (sum(readmitted) / sum(outcomes))::double precision AS observed_share
-    FROM parts CROSS JOIN (VALUES (10), (5), (3), (2)) AS tried(groups)
+    SELECT institution, model_name, model_version, role, groups, (place * groups / number + 1)::integer AS risk_group,
+           count(*) AS outcomes, sum(readmitted) AS readmitted,
+           avg(probability) AS mean_probability, avg(readmitted)::double precision AS observed_share
+    FROM placed CROSS JOIN (VALUES (10), (5), (3), (2)) AS tried(groups)
     GROUP BY 1, 2, 3, 4, 5, 6
 ), judged_groups AS (
     SELECT *, bool_and(readmitted >= 10 AND outcomes - readmitted >= 10)
@@ -217,15 +198,17 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION grant_analysts")
     op.execute(
         "DROP VIEW institution_events, institution_daily_rejections, feature_drift, feature_drift_daily, risk_history, "
-        "model_calibration, model_performance, model_performance_exact, judged_scores, risk_outcomes, "
-        "institution_daily_risk"
+        "model_calibration, model_performance, model_performance_exact, institution_daily_risk"
     )
+    op.execute("DROP VIEW IF EXISTS judged_scores")  # of a later migration, which leaves it
+    op.execute("DROP VIEW risk_outcomes")
     for statement in EARLIER_VIEWS.split(";\n"):
         if statement.strip():
             op.execute(statement)
     op.execute("ALTER VIEW institution_daily_risk_exact RENAME TO institution_daily_risk")
     op.execute(_REVOKE)
-    op.execute("DROP INDEX rejected_events_received, risk_scores_daily, risk_scores_encounter")
+    op.execute("DROP INDEX IF EXISTS rejected_events_received")
+    op.execute("DROP INDEX risk_scores_daily, risk_scores_encounter")
     op.execute(
         "CREATE INDEX risk_scores_latest ON risk_scores (institution, encounter_pseudonym) WHERE superseded_by IS NULL"
     )

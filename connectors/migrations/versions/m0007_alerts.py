@@ -7,15 +7,16 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
+# A rollback to a release before them leaves them, though its revision says they are not there (docs/operations.md).
 _TABLES = """
-CREATE TABLE alert_channels (
+CREATE TABLE IF NOT EXISTS alert_channels (
     institution text NOT NULL,
     channel text NOT NULL,
     started_at timestamptz NOT NULL,
     PRIMARY KEY (institution, channel)
 );
 
-CREATE TABLE alert_standings (
+CREATE TABLE IF NOT EXISTS alert_standings (
     institution text NOT NULL,
     channel text NOT NULL,
     encounter_pseudonym uuid NOT NULL,
@@ -30,9 +31,9 @@ CREATE TABLE alert_standings (
     probability double precision,
     PRIMARY KEY (encounter_pseudonym, institution, channel)
 );
-CREATE INDEX alert_standings_patient ON alert_standings (institution, patient_pseudonym);
+CREATE INDEX IF NOT EXISTS alert_standings_patient ON alert_standings (institution, patient_pseudonym);
 
-CREATE TABLE alerts (
+CREATE TABLE IF NOT EXISTS alerts (
     alert_id uuid NOT NULL,
     institution text NOT NULL,
     channel text NOT NULL,
@@ -52,10 +53,10 @@ CREATE TABLE alerts (
     delivered_at timestamptz,
     PRIMARY KEY (alert_id)
 );
-CREATE INDEX alerts_waiting ON alerts (institution, channel) WHERE state = 'waiting';
-CREATE INDEX alerts_encounter ON alerts (encounter_pseudonym) WHERE state = 'waiting';
-CREATE INDEX alerts_given ON alerts (institution, channel, given_at);
-CREATE INDEX alerts_patient ON alerts (institution, patient_pseudonym);
+CREATE INDEX IF NOT EXISTS alerts_waiting ON alerts (institution, channel) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS alerts_encounter ON alerts (encounter_pseudonym) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS alerts_given ON alerts (institution, channel, given_at);
+CREATE INDEX IF NOT EXISTS alerts_patient ON alerts (institution, patient_pseudonym);
 """
 
 
