@@ -24,6 +24,8 @@ _GROUPS = {
     "tests/integration/test_kafka_access": "own stacks",
     "tests/integration/test_local_stack": "own stacks",
     "tests/integration/test_rebuild": "own stacks",
+    "tests/integration/test_restore": "own stacks",
+    "tests/integration/test_upgrade": "own stacks",
     "tests/faults": "faults",
     "tests/integration": "one stack",
     "tests/browser": "one stack",

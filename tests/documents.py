@@ -71,6 +71,9 @@ ELSEWHERE = {
     ),
 }
 
+# Section → the file that reads its blocks of commands and runs them as they stand.
+AS_THEY_STAND = {("docs/operations.md", "Backup and restore"): "tests/integration/test_restore.py"}
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -142,6 +145,11 @@ def commands(page: str, text: str | None = None) -> list[Command]:
 
 def _without_comment(line: str) -> str:
     return re.sub(r"(^|\s+)#\s.*$", "", line.removeprefix("$ "))
+
+
+def as_they_stand() -> set[str]:
+    """Return the command lines that a test reads from their page."""
+    return {one.text for page, heading in AS_THEY_STAND for one in commands(page, section(page, heading))}
 
 
 def all_commands() -> list[Command]:

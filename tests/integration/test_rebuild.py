@@ -31,7 +31,7 @@ pytestmark = pytest.mark.stack
 _INSTITUTION = "dkfz"
 # Not comparable: when something was written, and how batches were cut.
 _NOT_COMPARED = ("superseded_at", "rejected_at", "updated_at", "revision", "history")
-_TABLES = (
+TABLES = (
     "risk_scores",
     "rejected_events",
     "patient_history",
@@ -89,7 +89,7 @@ def histories(settings: Settings) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("table", _TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_a_lost_table_is_the_same_again(scored: Scored, lost: tuple[Settings, list[Rebuilt]], table: str) -> None:
     found, wanted = rows(lost[0], table), rows(scored.settings, table)
     assert wanted
@@ -111,7 +111,7 @@ def test_a_restored_database_goes_on_from_where_it_was(scored: Scored) -> None:
     again = rebuild(scored.earlier, _INSTITUTION)
     assert before != rows(scored.earlier, "stream_progress")
     assert 0 < again.events < sum(ends_of(scored.settings, topic_name(TopicFamily.ENCOUNTERS, _INSTITUTION)).values())
-    for table in _TABLES:
+    for table in TABLES:
         assert rows(scored.earlier, table) == rows(scored.settings, table), table
 
 
