@@ -39,13 +39,14 @@ from healthalliance.publishing import Ledger, publish_events
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
+from schemas.institutions import institutions
 from tests.bench import analysts, predictions, training
 from tests.bench.naive import TABLES
 from tests.bench.swaps import compare, timed
 
 _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _HISTORY = timedelta(days=900)
-_INSTITUTIONS = ("dkfz", "ukhd", "embl")
+_INSTITUTIONS = tuple(institutions())
 _PATIENTS = 900
 _WINDOW = timedelta(days=300)
 _SETTLE_S = 2.0  # after it, all that was applied is published and acknowledged too
