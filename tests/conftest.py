@@ -14,7 +14,7 @@ from connectors.settings import Settings
 
 pytest_plugins = ["tests.integration.fixtures"]
 
-# The tests of a group share a stack, or are timed and would disturb each other; the groups take about as long. A test
+# The tests of a group share a stack, or are timed and would disturb each other; A test
 # belongs to the first group that its name begins with; others are dealt out by file.
 _GROUPS = {
     "tests/faults/test_own_stacks": "own stacks",
@@ -30,6 +30,7 @@ _GROUPS = {
     "tests/integration": "one stack",
     "tests/browser": "one stack",
 }
+_LONGEST_FIRST = ("one stack", "own stacks", "faults", "further stacks")
 
 
 def group_of(nodeid: str) -> str | None:
@@ -39,7 +40,7 @@ def group_of(nodeid: str) -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the groups, which take minutes, before the files, which fill what is left at the end."""
-    places = {group: place for place, group in enumerate(dict.fromkeys(_GROUPS.values()))}
+    places = {group: place for place, group in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda one: places.get(group_of(one.nodeid) or "", len(places)))
 
 
