@@ -6,7 +6,7 @@ locals {
   institutions = yamldecode(file("${path.module}/../schemas/institutions.yaml")).institutions
   topics       = jsondecode(file("${path.module}/../schemas/topics.json"))
 
-  workloads   = toset(["worker", "trainer", "api"])
+  workloads = toset(["worker", "trainer", "api"])
   kafka_users = setunion(
     local.workloads,
     ["operator"],
