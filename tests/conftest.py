@@ -14,8 +14,8 @@ from connectors.settings import Settings
 
 pytest_plugins = ["tests.integration.fixtures"]
 
-# The tests of a group share a stack, or are timed and would disturb each other. A test belongs to the first group that its
-# name begins with; others are dealt out by file.
+# The tests of a group share a stack, or are timed and would disturb each other. A test belongs to the first group that
+# its name begins with; others are dealt out by file.
 _GROUPS = {
     "tests/faults/test_own_stacks": "own stacks",
     "tests/integration/test_alerts": "own stacks",
