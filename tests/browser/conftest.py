@@ -9,12 +9,14 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.integration.running_api import Api
 
 OWN = "embl"
 _CHROMIUM = shutil.which("chromium")
+
+expect.set_options(timeout=20_000)  # other tests run beside these
 
 Open = Callable[..., Page]
 _T = TypeVar("_T")

@@ -136,7 +136,7 @@ def _watched(workers: WorkerProcesses) -> Iterator[None]:
         watching.join()
 
 
-def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float = 90.0) -> None:
     """Wait until something is so; fail with what was waited for when time is up."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
