@@ -14,8 +14,8 @@ from connectors.settings import Settings, settings_environment
 from healthalliance.local_stack.ports import free_port
 from schemas.errors import UnavailableError
 
-_READY_S = 30.0
-_STOP_S = 8.0
+_READY_S = 90.0
+_STOP_S = 20.0
 
 
 class ApiProcess:

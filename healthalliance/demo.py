@@ -38,7 +38,7 @@ _HISTORY_UNTIL = datetime(2025, 1, 1, tzinfo=UTC)
 _LIVE_UNTIL = _HISTORY_UNTIL + timedelta(days=45)
 _PATIENTS = 500  # of each institution: some 3,600 stays in all to train on
 _LIVE_EVENTS_PER_S = 70.0  # of each institution
-_READY_S = 60.0
+_READY_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _since(before: Progress, after: Progress) -> Progress:
 
 
 def wait_until_ready(workers: WorkerProcesses) -> None:
-    """Wait until each worker consumes; raise UnavailableError if that takes more than a minute."""
+    """Wait until each worker consumes; raise UnavailableError if that takes more than three minutes."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         workers.watch()

@@ -24,7 +24,7 @@ from streams.worker import Worker
 from tests.faults.trial import Trial
 from tests.integration.crashing import remove_dead_members
 
-_DEATH_S = 60.0
+_DEATH_S = 180.0
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.faults.dying"])
 

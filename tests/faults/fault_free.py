@@ -30,7 +30,7 @@ from tests.faults.load import Place, digest
 from tests.unit.streams.batches import keep_outcomes
 
 _BATCH = 500
-_SILENCE_S = 30.0
+_SILENCE_S = 120.0
 
 
 @dataclass

@@ -20,7 +20,7 @@ from healthalliance.local_stack.kafka import Node
 from healthalliance.local_stack.processes import is_running, start, stop
 from tests.faults.lasting_ports import lasting_ports
 
-_BACK_S = 60.0
+_BACK_S = 180.0
 
 
 def folder_beside(settings: Settings) -> Path:

@@ -39,8 +39,8 @@ from tests.integration.running import data_folder, database, wait_until
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 _EVENTS_PER_S = 60.0
-_EXIT_S = 20.0
-_STANDSTILL_S = 30.0
+_EXIT_S = 60.0  # promised: 20 s, on a machine that does nothing else, as the next
+_STANDSTILL_S = 90.0  # promised: 30 s
 
 
 class Workers:
