@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from healthalliance.console import Json, connected, out, print_json
+from schemas.access import ADMIN
 
 app = typer.Typer(no_args_is_help=True, help="Access rules of Kafka, declared in schemas/access.py.")
 
@@ -19,7 +20,7 @@ def list_rules(as_json: Json = False) -> None:
     from connectors.kafka_acls import kept_rules
     from schemas.access import changes, rules
 
-    settings = connected("kafka")
+    settings = connected("kafka", user=ADMIN)
     declared, kept = rules(worker_group=settings.consumer_group), kept_rules(settings)
     todo = changes(declared, kept.rules)
     states = (
@@ -49,7 +50,7 @@ def apply(
     from connectors.kafka_acls import add_rules, kept_rules, remove_rules
     from schemas.access import changes, rules
 
-    settings = connected("kafka")
+    settings = connected("kafka", user=ADMIN)
     kept = kept_rules(settings)
     todo = changes(rules(worker_group=settings.consumer_group), kept.rules)
     if not dry_run:

@@ -19,6 +19,7 @@ from rich.table import Table
 from connectors.settings import Settings, load_settings
 from healthalliance.console import Json, connected, err, out, print_json
 from healthalliance.since import since
+from schemas.access import alerting_user
 from schemas.alert import SinkKind
 from schemas.feature_words import Language
 from schemas.institutions import institution as find_institution
@@ -78,7 +79,7 @@ def run_alerts(
         raise typer.BadParameter("lower-case letters, digits and hyphens, 40 at most.", param_hint="--channel")
     shown: list[dict[str, Any]] = []
     told = open_sink(sink, _addressed(load_settings(), sink, url), language, shown.append if as_json else _print_line)
-    settings = connected("kafka", "registry", "postgres")
+    settings = connected("kafka", "registry", "postgres", user=alerting_user(chosen))
     if metrics_port is not None:
         settings = settings.model_copy(update={"alert_metrics_port": metrics_port})
     options = Options(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from healthalliance.console import InstitutionId, Json, connected, err, out, print_json
+from schemas.access import API
 
 
 def serve_api(
@@ -16,7 +17,7 @@ def serve_api(
     from connectors.migrate import migrate
     from healthalliance.api.server import serve
 
-    settings = connected()
+    settings = connected(user=API)
     if port is not None:
         settings = settings.model_copy(update={"api_port": port})
     migrate(settings.database_url)

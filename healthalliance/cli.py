@@ -35,6 +35,7 @@ from healthalliance.rebuild_cli import rebuild
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.report_cli import report
 from healthalliance.snapshot_cli import app as snapshot_app
+from schemas.access import TRAINER, WORKER, institution_user
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -152,7 +153,7 @@ def publish(
     if chosen != ALL and not dataset:
         raise typer.BadParameter("only a data set has parts.", param_hint="--part")
     find_institution(institution)
-    settings = connected("kafka")
+    settings = connected("kafka", user=institution_user(institution))
     skipped, started = Counter[str](), time.monotonic()
     columns = (TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=as_json) as progress:
@@ -201,7 +202,10 @@ def simulate(
     find_institution(institution)
     window = start.replace(tzinfo=UTC), until.replace(tzinfo=UTC)
     events = simulate_events(institution, seed, patients, *window, fault_share=faults)
-    count = publish_events(connected("kafka"), institution, events) if to is None else write_ndjson(to, events)
+    if to is None:
+        count = publish_events(connected("kafka", user=institution_user(institution)), institution, events)
+    else:
+        count = write_ndjson(to, events)
     place = topic_name(TopicFamily.ENCOUNTERS, institution) if to is None else str(to)
     if as_json:
         print_json({"institution": institution, "events": count, "seed": seed, "to": place})
@@ -224,7 +228,7 @@ def worker(
     from healthalliance.workers import WorkerOptions, WorkerProcesses
     from streams.worker import Worker
 
-    settings = connected()
+    settings = connected(user=WORKER)
     _prepare(settings)
     port = settings.metrics_port if metrics_port is None else metrics_port
     if processes == 1:
@@ -269,7 +273,7 @@ def train(
             _train_federated(seed, pooled, as_json)
             return
         with err.status("training") as status:
-            settings = connected(*TRAINING_PARTS)
+            settings = connected(*TRAINING_PARTS, user=TRAINER)
             result = train_alone(settings, seed, options, lambda step, share: status.update(f"{step} {share:.0%}"))
         if as_json:
             print_json(asdict(result))
@@ -286,7 +290,7 @@ def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
     from connectors.training_lock import only_training_run
     from healthalliance.federating import federate
 
-    settings = connected(*TRAINING_PARTS)
+    settings = connected(*TRAINING_PARTS, user=TRAINER)
     with err.status("training") as status, only_training_run(settings.database_url, settings.model_name):
         result = federate(settings, list(institutions()), seed, pooled=pooled, on_progress=status.update)
     show_federated(result, as_json)

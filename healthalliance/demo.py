@@ -29,6 +29,7 @@ from healthalliance.publishing import Ledger, publish_events
 from healthalliance.reports import progress_table, risk_table, show_training
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import Options, TrainingResult, train
+from schemas.access import API, TRAINER, WORKER, institution_user
 from schemas.errors import UnavailableError
 from schemas.institutions import institutions
 from schemas.topics import TopicFamily, topic_name
@@ -54,13 +55,13 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
     started = time.monotonic()
     with fresh_stack(settings, lambda text: out.print(text, highlight=False)) as running:
         trained = _train_on_history(running, seed, out)
-        with WorkerProcesses(running, _options(running, history_only=False)) as workers:
+        with WorkerProcesses(local_stack.as_user(running, WORKER), _options(running, history_only=False)) as workers:
             wait_until_ready(workers)
             live = _stream_live(running, seed, out)
             report = _report(running, live, trained, time.monotonic() - started)
             _show(live, report, out)
             if not once:
-                with ApiProcess(running) as api:
+                with ApiProcess(local_stack.as_user(running, API)) as api:
                     _say_where(running, api, out)
                     _stay(workers, out)
     if once:
@@ -69,12 +70,14 @@ def run_demo(settings: Settings, *, once: bool, seed: int, out: Console) -> dict
 
 
 @contextmanager
-def fresh_stack(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Iterator[Settings]:
+def fresh_stack(
+    settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS, *, secured: bool = True
+) -> Iterator[Settings]:
     """Run a stack from an empty data folder, with its topics and tables, and stop it at the end."""
     local_stack.down(settings)
     shutil.rmtree(settings.data_dir, ignore_errors=True)
     try:
-        running = local_stack.up(settings, say, ports)
+        running = local_stack.up(settings, say, ports, secured=secured)
         ensure_topics(running)
         migrate(running.database_url)
         yield running
@@ -88,11 +91,12 @@ def _options(settings: Settings, *, history_only: bool) -> WorkerOptions:
 
 def _train_on_history(settings: Settings, seed: int, out: Console) -> TrainingResult:
     out.print(f"Simulating three years of {_PATIENTS} patients at each of {', '.join(institutions())}")
-    with WorkerProcesses(settings, _options(settings, history_only=True)):
+    with WorkerProcesses(local_stack.as_user(settings, WORKER), _options(settings, history_only=True)):
         published = _publish(settings, _simulated(seed, _EPOCH, _HISTORY_UNTIL), None, None)
         wait_until_applied(settings, _READY_S)
     out.print(f"{sum(published.values()):,} events of history published and folded; training on their features")
-    result = train(settings, seed, options=Options(note="The patients are simulated (make demo)."))
+    trainer = local_stack.as_user(settings, TRAINER)
+    result = train(trainer, seed, options=Options(note="The patients are simulated (make demo)."))
     show_training(result, out)
     return result
 
@@ -101,7 +105,8 @@ def _publish(
     settings: Settings, events: Mapping[str, Iterable[SourceEvent]], ledger: Ledger | None, events_per_s: float | None
 ) -> dict[str, int]:
     def publish(institution: str) -> int:
-        return publish_events(settings, institution, events[institution], ledger=ledger, events_per_s=events_per_s)
+        hospital = local_stack.as_user(settings, institution_user(institution))
+        return publish_events(hospital, institution, events[institution], ledger=ledger, events_per_s=events_per_s)
 
     with ThreadPoolExecutor(len(events)) as pool:
         return dict(zip(events, pool.map(publish, events), strict=True))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from connectors.settings import load_settings
 from healthalliance.console import Json, connected, out, print_json
+from schemas.access import site_user
 from schemas.institutions import institution as find_institution
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def site(
 
     find_institution(institution)
     if merged is None:
-        file.write_bytes(fit_own(connected("kafka", "registry"), institution, seed))
+        file.write_bytes(fit_own(connected("kafka", "registry", user=site_user(institution)), institution, seed))
     else:
         file.write_bytes(score_own(load_settings(), institution, merged))
     _told(file, institution, "trees" if merged is None else "scores", as_json)

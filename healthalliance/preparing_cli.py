@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from healthalliance.console import Json, connected, out, print_json
+from schemas.access import ADMIN
 
 topics_app = typer.Typer(no_args_is_help=True, help="Kafka's topics.")
 
@@ -14,7 +15,7 @@ def ensure(as_json: Json = False) -> None:
     """Create the topics that are missing; those that exist stay as they are."""
     from connectors.kafka import ensure_topics
 
-    created = ensure_topics(connected("kafka"))
+    created = ensure_topics(connected("kafka", user=ADMIN))
     if as_json:
         print_json({"created": created})
     else:

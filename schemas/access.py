@@ -18,6 +18,7 @@ TOPIC, GROUP = "Topic", "Group"
 LITERAL, PREFIXED = "Literal", "Prefixed"
 
 WORKER, API, TRAINER, OPERATOR = "worker", "api", "trainer", "operator"
+ADMIN = "admin"  # whom no rule binds: of the local stack and of tests; elsewhere whoever runs the brokers
 
 
 @dataclass(frozen=True, slots=True, order=True)

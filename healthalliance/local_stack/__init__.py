@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import Part, PartStatus, Say
-from healthalliance.local_stack.stack import apart, api_keys_file, connected, down, psql_command, status, up
+from healthalliance.local_stack.stack import apart, api_keys_file, as_user, connected, down, psql_command, status, up
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -14,6 +14,7 @@ __all__ = [
     "Say",
     "apart",
     "api_keys_file",
+    "as_user",
     "connected",
     "down",
     "psql_command",

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from healthalliance.local_stack.folders import make_once
 from healthalliance.local_stack.java import Jars
+from healthalliance.local_stack.kafka_users import KafkaUsers
 from healthalliance.local_stack.processes import Launch, marker, run
 from healthalliance.local_stack.records import Part
+from healthalliance.local_stack.state import write_private
 from schemas.errors import LocalStackError
 
 _MEGABYTE = 1024 * 1024
@@ -39,13 +42,22 @@ def only_node(ports: tuple[int, int]) -> Node:
     return Node(1, _LOOPBACK, ports, {1: f"{_LOOPBACK}:{ports[1]}"})
 
 
-def prepare(data_dir: Path, jars: Jars, node: Node, cancelled: threading.Event, cluster: str | None = None) -> Launch:
-    """Format the storage the first time, for that cluster or a new one, and say how to start the node."""
+def prepare(
+    data_dir: Path,
+    jars: Jars,
+    node: Node,
+    cancelled: threading.Event,
+    cluster: str | None = None,
+    users: KafkaUsers | None = None,
+) -> Launch:
+    """Format the storage the first time, for that cluster or a new one, and say how to start the node.
+
+    Without users it takes whoever comes to it, unencrypted.
+    """
     folder = data_dir / Part.KAFKA
     cluster = cluster or cluster_id(uuid.uuid4())
-    make_once(folder, "log/meta.properties", partial(_format, jars, node, cluster, cancelled))
-    properties = folder / "server.properties"
-    properties.write_text(server_properties(folder / "log", node))
+    make_once(folder, "log/meta.properties", partial(_format, jars, node, cluster, users, cancelled))
+    properties = _write_properties(folder, node, users)
     address = f"{node.host}:{node.ports[0]}"
     heap = ("-Xms256m", "-Xmx1g")
     mark = f"-D{marker(Part.KAFKA, data_dir)}"
@@ -56,7 +68,7 @@ def prepare(data_dir: Path, jars: Jars, node: Node, cancelled: threading.Event, 
         log=data_dir / "logs" / f"{Part.KAFKA}.log",
         ports=node.ports,
         address=address,
-        answers=partial(_answers, address),
+        answers=partial(_answers, {"bootstrap.servers": address} if users is None else users.client(address)),
     )
 
 
@@ -65,13 +77,21 @@ def _java(jars: Jars) -> tuple[str, ...]:
     return (str(jars.java), *options, "-cp", f"{jars.kafka}/*")
 
 
-def _format(jars: Jars, node: Node, cluster: str, cancelled: threading.Event, folder: Path) -> None:
-    properties = folder / "server.properties"
-    properties.write_text(server_properties(folder / "log", node))
-    tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties))
+def _format(
+    jars: Jars, node: Node, cluster: str, users: KafkaUsers | None, cancelled: threading.Event, folder: Path
+) -> None:
+    properties = _write_properties(folder, node, users)
+    tool: tuple[str, ...] = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties))
+    tool += users.first_credentials() if users is not None else ()
     done = run((*_java(jars), "-XX:TieredStopAtLevel=1", *tool), cancelled=cancelled)
     if done.returncode != 0:
         raise LocalStackError(f"Apache Kafka's storage could not be formatted:\n{done.stdout}")
+
+
+def _write_properties(folder: Path, node: Node, users: KafkaUsers | None) -> Path:
+    file = folder / "server.properties"
+    write_private(file, server_properties(folder / "log", node, users))
+    return file
 
 
 def cluster_id(drawn: uuid.UUID) -> str:
@@ -86,7 +106,7 @@ def cluster_id(drawn: uuid.UUID) -> str:
     return base64.urlsafe_b64encode(number.to_bytes(16, "big")).decode().rstrip("=")
 
 
-def server_properties(log_dir: Path, node: Node) -> str:
+def server_properties(log_dir: Path, node: Node, users: KafkaUsers | None = None) -> str:
     """Write a node's configuration: its host only, no topic by accident, quick to settle on one machine.
 
     With several nodes each partition is on up to three of them, and all but one must have what is confirmed.
@@ -94,12 +114,13 @@ def server_properties(log_dir: Path, node: Node) -> str:
     broker, controller = (f"{node.host}:{port}" for port in node.ports)
     replicas = min(3, len(node.voters))
     in_sync = max(1, replicas - 1)
-    properties = {
+    listener = "PLAINTEXT" if users is None else "SASL_SSL"
+    properties: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": node.number,
         "controller.quorum.voters": ",".join(f"{number}@{voter}" for number, voter in node.voters.items()),
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker}",
+        "listeners": f"{listener}://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"{listener}://{broker}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": log_dir,
@@ -128,12 +149,13 @@ def server_properties(log_dir: Path, node: Node) -> str:
         "broker.heartbeat.interval.ms": 500,
         "controlled.shutdown.enable": "true",
     }
+    properties |= {} if users is None else users.broker_properties()
     return "".join(f"{key}={value}\n" for key, value in properties.items())
 
 
-def _answers(address: str) -> bool:
+def _answers(client_properties: Mapping[str, Any]) -> bool:
     """Tell whether the broker is let in to serve: it lists itself then."""
-    client = AdminClient({"bootstrap.servers": address}, logger=_SILENT)
+    client = AdminClient(dict(client_properties), logger=_SILENT)
     try:
         return bool(client.list_topics(timeout=2).brokers)
     except KafkaException:

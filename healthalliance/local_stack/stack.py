@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from connectors.settings import Settings
 from healthalliance.api.keys import key_hash
 from healthalliance.local_stack import postgres, processes
+from healthalliance.local_stack.kafka_users import KafkaUsers
 from healthalliance.local_stack.ports import DEFAULT_PORTS, Ports
 from healthalliance.local_stack.records import ADDRESS_SETTINGS, LABELS, Part, PartStatus, Say, given_address
 from healthalliance.local_stack.starter import Starter
@@ -32,18 +33,20 @@ from healthalliance.local_stack.state import (
     read_state,
     write_state,
 )
+from schemas.access import ADMIN
 from schemas.errors import LocalStackError, UnavailableError
 
 # The parts that are processes; the model store is a file.
 _SERVERS = (Part.KAFKA, Part.REGISTRY, Part.POSTGRES)
 
 
-def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Settings:
+def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS, *, secured: bool = True) -> Settings:
     """Start what no given address replaces and does not run yet; return the settings with every address filled in.
 
-    Returns once every part answers. A port that is taken is replaced by a free one. `say` is told each step, from
-    several threads but never at once. Raises LocalStackError when a part cannot be started; what this call started
-    is stopped then, what ran before goes on.
+    Returns once every part answers, its Kafka as the administrator. A new Kafka is `secured`: encrypted, with users
+    and access rules; one that was made without goes on so. A port that is taken is replaced by a free one. `say` is
+    told each step, from several threads but never at once. Raises LocalStackError when a part cannot be started; what
+    this call started is stopped then, what ran before goes on.
     """
     data_dir, say = _make_data_dir(settings), _one_at_a_time(say)
     with exclusive(data_dir, lambda: say("Another start or stop of this stack is under way: waiting for it")):
@@ -55,10 +58,14 @@ def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS) -> Settings:
         missing = [part for part in _SERVERS if part not in state and not given_address(settings, part)]
         _stop(data_dir, missing)
         if missing:
-            state |= Starter(data_dir, ports, read_state(data_dir), say).start(missing)
+            state |= Starter(data_dir, ports, read_state(data_dir), say, secured=secured).start(missing)
         (data_dir / Part.MLFLOW / "artifacts").mkdir(parents=True, exist_ok=True)
         write_state(data_dir, state)
-    return connected(settings)
+        running = connected(settings)
+        if Part.KAFKA in state and (users := KafkaUsers(data_dir)).exist:
+            users.let_in(running)
+            users.apply_rules(running)
+    return running
 
 
 def down(settings: Settings) -> tuple[Part, ...]:
@@ -82,9 +89,10 @@ def status(settings: Settings) -> list[PartStatus]:
     return [_status(settings, data_dir, state.get(part), part) for part in Part]
 
 
-def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settings:
+def connected(settings: Settings, parts: Iterable[Part] | None = None, user: str = ADMIN) -> Settings:
     """Fill the empty addresses of `parts` from the running stack; where none are named, of all, and the keys.
 
+    `user` is who comes to the stack's own Kafka.
     Raises UnavailableError when one of them is neither given nor running.
     """
     data_dir = _data_dir(settings)
@@ -94,12 +102,23 @@ def connected(settings: Settings, parts: Iterable[Part] | None = None) -> Settin
         if not given_address(settings, part):
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
             if part is Part.KAFKA:
-                found["kafka_security_protocol"] = "PLAINTEXT"  # whatever is set for other brokers
+                found |= _kafka_access(data_dir, user)
     if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     if parts is None and not settings.institution_api_key:
         found["institution_api_key"] = {id_: key_hash(key) for id_, key in api_keys(data_dir).items()}
     return settings.model_copy(update=found)
+
+
+def as_user(running: Settings, user: str) -> Settings:
+    """Return the settings of a running stack for another user of its Kafka."""
+    return running.model_copy(update=_kafka_access(_data_dir(running), user))
+
+
+def _kafka_access(data_dir: Path, user: str) -> dict[str, object]:
+    """Return how to come to the stack's own Kafka, whatever is set for other brokers."""
+    users = KafkaUsers(data_dir)
+    return users.settings(user) if users.exist else {"kafka_security_protocol": "PLAINTEXT"}
 
 
 def apart(settings: Settings, data_dir: Path) -> Settings:

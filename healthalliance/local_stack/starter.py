@@ -12,6 +12,7 @@ import psutil
 
 from healthalliance.local_stack import kafka, postgres, processes, registry
 from healthalliance.local_stack.java import ensure_jars
+from healthalliance.local_stack.kafka_users import KafkaUsers
 from healthalliance.local_stack.ports import Ports, free_port, wait_until_free
 from healthalliance.local_stack.processes import GivenUpError, Launch, PortTakenError
 from healthalliance.local_stack.records import LABELS, Part, Say
@@ -24,10 +25,11 @@ _LETTING_GO_S = 5.0
 class Starter:
     """Starts parts of one data folder; the first failure stops all that it started."""
 
-    def __init__(self, data_dir: Path, ports: Ports, remembered: State, say: Say) -> None:
+    def __init__(self, data_dir: Path, ports: Ports, remembered: State, say: Say, *, secured: bool) -> None:
         self._data_dir = data_dir
         self._remembered = remembered
         self._say = say
+        self._secured = secured
         self._wanted = {
             Part.KAFKA: (ports.kafka, ports.kafka_controller),
             Part.REGISTRY: (ports.registry,),
@@ -72,7 +74,11 @@ class Starter:
         if part is Part.REGISTRY:
             return registry.prepare(self._data_dir, jars, self._choose_ports(part)[0])
         broker, controller = self._choose_ports(part)
-        return kafka.prepare(self._data_dir, jars, kafka.only_node((broker, controller)), self._cancelled)
+        users = KafkaUsers(self._data_dir)
+        if self._secured and not (self._data_dir / Part.KAFKA).exists():
+            users.make()
+        node = kafka.only_node((broker, controller))
+        return kafka.prepare(self._data_dir, jars, node, self._cancelled, users=users if users.exist else None)
 
     def _choose_ports(self, part: Part) -> tuple[int, ...]:
         """Choose the ports that the part had before a crash, else the wanted ones, else any that are free."""

@@ -51,7 +51,7 @@ def read_state(data_dir: Path) -> State:
 def write_state(data_dir: Path, state: State) -> None:
     """Replace the state at once, so that no reader sees half of it."""
     document = {"parts": {part.value: asdict(running) for part, running in state.items()}}
-    _write_private(data_dir / _STATE_FILE, json.dumps(document, indent=2) + "\n")
+    write_private(data_dir / _STATE_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def forget_state(data_dir: Path) -> None:
@@ -108,12 +108,12 @@ def ensure_api_keys(data_dir: Path) -> None:
     held = api_keys(data_dir)
     if held.keys() != institutions().keys():
         keys = {id_: held.get(id_) or new_key(id_) for id_ in institutions()}
-        _write_private(data_dir / API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
+        write_private(data_dir / API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
 
 
 def _make_secret(path: Path) -> None:
     if not path.exists():
-        _write_private(path, secrets.token_urlsafe(36) + "\n")
+        write_private(path, secrets.token_urlsafe(36) + "\n")
 
 
 def _read_secret(path: Path, needed_by: Path, otherwise: str = "") -> str:
@@ -129,7 +129,7 @@ def _read_secret(path: Path, needed_by: Path, otherwise: str = "") -> str:
     )
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace a file at once, durably, readable by its owner only."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -9,10 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from itertools import count, islice
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,26 +29,27 @@ from sklearn.ensemble import RandomForestClassifier
 from connectors.kafka_access import client_properties
 from connectors.models import set_alias
 from connectors.settings import Settings, load_settings, settings_environment
-from connectors.simulator import simulate
 from connectors.source_event import SourceEvent
 from healthalliance import local_stack
-from healthalliance.demo import fresh_stack, latencies_ms, wait_until_ready
+from healthalliance.demo import fresh_stack, latencies_ms
 from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
-from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import train
 from schemas.features import FEATURE_NAMES
-from schemas.institutions import institutions
-from tests.bench import analysts, predictions, training
+from tests.bench import analysts, predictions, security, training
 from tests.bench.naive import TABLES
+from tests.bench.rates import (
+    INSTITUTIONS,
+    SETTLE_S,
+    average,
+    fold_history_and_train,
+    running_worker,
+    simulated,
+    windows,
+    worker_rate,
+)
 from tests.bench.swaps import compare, timed
 
-_EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
-_HISTORY = timedelta(days=900)
-_INSTITUTIONS = tuple(institutions())
-_PATIENTS = 900
-_WINDOW = timedelta(days=300)
-_SETTLE_S = 2.0  # after it, all that was applied is published and acknowledged too
 _NAIVE_S = 12.0
 _LATENCY_S = 30
 _LATENCY_EVENTS_PER_S = 200.0
@@ -63,82 +63,31 @@ def run() -> dict[str, Any]:
     """Measure everything in one run, on one stack."""
     settings = load_settings()
     settings = local_stack.apart(settings, Path(".local/bench"))
-    with fresh_stack(settings, lambda text: out.print(text, highlight=False)) as running:
+    # The naive worker knows no users.
+    with fresh_stack(settings, lambda text: out.print(text, highlight=False), secured=False) as running:
         report: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB"}
-        with _worker(running, history_only=True):
-            history = _publish(running, _EPOCH, _HISTORY)
-            wait_until_applied(running, 60)
-            time.sleep(_SETTLE_S)
-        train(running, 1)
+        history = fold_history_and_train(running)
         # Machines drift and histories grow: what is compared alternates, there and back.
-        windows = (_EPOCH + _HISTORY + number * _WINDOW for number in count())
+        to_come = windows()
         naive = [_naive_rate(running, 1)]
-        few = [_worker_rate(running, next(windows))]
+        few = [worker_rate(running, next(to_come))]
         filled = _fill(running)
-        many = [_worker_rate(running, next(windows)), _worker_rate(running, next(windows))]
+        many = [worker_rate(running, next(to_come)), worker_rate(running, next(to_come))]
         _empty(running)
-        few.append(_worker_rate(running, next(windows)))
+        few.append(worker_rate(running, next(to_come)))
         naive.append(_naive_rate(running, 2))
-        report |= {"history_events": history, "naive_events_per_s": mean(naive), "worker": _mean(few)}
+        report |= {"history_events": history, "naive_events_per_s": mean(naive), "worker": average(few)}
         report["ratio_to_naive"] = report["worker"]["events_per_s"] / report["naive_events_per_s"]
-        report |= {"filled_patients": filled, "worker_with_many_patients": _mean(many)}
+        report |= {"filled_patients": filled, "worker_with_many_patients": average(many)}
         report["throughput_kept_with_many_patients"] = (
             report["worker_with_many_patients"]["events_per_s"] / report["worker"]["events_per_s"]
         )
-        report["latency_at_200_per_s_ms"] = _latency(running, next(windows))
-        report["swaps_at_200_per_s_ms"] = _swaps(running, next(windows))
+        report["latency_at_200_per_s_ms"] = _latency(running, next(to_come))
+        report["swaps_at_200_per_s_ms"] = _swaps(running, next(to_come))
         report["predictions"] = None if predictions.why_not() else predictions.measure(running)
+    report["security"] = security.costs(Path(".local/bench-security"), lambda text: out.print(text, highlight=False))
     report["analysts"] = analysts.costs(Path(".local/bench-analysts"))
     return report | {"training": training.costs(Path(".local/bench-training"))}
-
-
-def _mean(measured: list[dict[str, float]]) -> dict[str, float]:
-    return {name: mean(one[name] for one in measured) for name in measured[0]}
-
-
-@contextmanager
-def _worker(settings: Settings, *, history_only: bool = False) -> Iterator[WorkerProcesses]:
-    log = settings.data_dir / "logs" / "worker.log"
-    with WorkerProcesses(settings, WorkerOptions(1, history_only, log)) as workers:
-        wait_until_ready(workers)
-        yield workers
-
-
-def _publish(settings: Settings, start: datetime, days: timedelta) -> int:
-    return sum(publish_events(settings, one, _simulated(one, start, days)) for one in _INSTITUTIONS)
-
-
-def _worker_rate(settings: Settings, start: datetime) -> dict[str, float]:
-    """Publish a window first, then let one worker work it off; count from its first commit to its last."""
-    before = _applied(settings)
-    events = _publish(settings, start, _WINDOW)
-    log = settings.data_dir / "logs" / "worker.log"
-    with WorkerProcesses(settings, WorkerOptions(1, False, log)) as workers:
-        begun, started = _when_applied(settings, before + 1)
-        process = psutil.Process(workers.pids()[0])
-        cpu_s = sum(process.cpu_times()[:2])
-        done, ended = _when_applied(settings, before + events)
-        measured = {
-            "events": events,
-            "events_per_s": (done - begun) / (ended - started),
-            "memory_mb": process.memory_info().rss / 2**20,
-            "cpu_us_per_event": 1e6 * (sum(process.cpu_times()[:2]) - cpu_s) / (done - begun),
-        }
-        time.sleep(_SETTLE_S)
-    return measured
-
-
-def _when_applied(settings: Settings, number: int) -> tuple[int, float]:
-    """Wait until so many events are applied in all; return how many are, and when that was seen."""
-    while (applied := _applied(settings)) < number:
-        time.sleep(0.05)
-    return applied, time.monotonic()
-
-
-def _applied(settings: Settings) -> int:
-    # As cheap as can be: who looks takes time from those it looks at.
-    query = "SELECT sum(scored + updated + unchanged + retracted + rejected)::bigint AS applied FROM stream_progress"
-    return int(fetch(settings, query)[0]["applied"] or 0)
 
 
 def _naive_rate(settings: Settings, number: int) -> float:
@@ -199,14 +148,14 @@ def _swaps(settings: Settings, start: datetime) -> dict[str, float]:
 
 
 def _published_at_rate(settings: Settings, start: datetime, meanwhile: Callable[[], None] = lambda: None) -> Ledger:
-    ledger, rate = Ledger(), _LATENCY_EVENTS_PER_S / len(_INSTITUTIONS)
+    ledger, rate = Ledger(), _LATENCY_EVENTS_PER_S / len(INSTITUTIONS)
 
     def publish(institution: str, events: list[SourceEvent]) -> None:
         publish_events(settings, institution, events, ledger=ledger, events_per_s=rate)
 
     # All simulated before, or they would come late and then all at once.
-    events = {one: list(islice(_simulated(one, start), int(rate * _LATENCY_S))) for one in _INSTITUTIONS}
-    with _worker(settings):
+    events = {one: list(islice(simulated(one, start), int(rate * _LATENCY_S))) for one in INSTITUTIONS}
+    with running_worker(settings):
         threads = [threading.Thread(target=publish, args=one) for one in events.items()]
         for thread in threads:
             thread.start()
@@ -214,12 +163,8 @@ def _published_at_rate(settings: Settings, start: datetime, meanwhile: Callable[
         for thread in threads:
             thread.join()
         wait_until_applied(settings, 60)
-        time.sleep(_SETTLE_S)
+        time.sleep(SETTLE_S)
     return ledger
-
-
-def _simulated(institution: str, start: datetime, days: timedelta = _WINDOW) -> Iterator[SourceEvent]:
-    return simulate(institution, 1, _PATIENTS, start, start + days, epoch=_EPOCH, fault_share=0.0)
 
 
 def _fill(settings: Settings) -> int:
@@ -258,6 +203,7 @@ def show(report: dict[str, Any]) -> None:
                   f"≤ {swaps['longest_elsewhere'] + 200:.0f}, 200 above the rest")  # fmt: skip
     kept = report["throughput_kept_with_many_patients"]
     table.add_row("throughput kept with 100,000 more patients", f"{kept:.2f}", "≥ 0.80")
+    security.add_row(table, report["security"])
     predictions.add_rows(table, report["predictions"])
     out.print(table)
     analysts.show(report["analysts"])

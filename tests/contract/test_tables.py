@@ -22,6 +22,7 @@ from connectors.migrations.versions import (
     m0006_analysts,
     m0007_alerts,
     m0008_judged_scores,
+    m0009_outcomes_with_scores,
 )
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
@@ -49,6 +50,7 @@ def migrated() -> str:
         m0006_analysts.upgrade()
         m0007_alerts.upgrade()
         m0008_judged_scores.upgrade()
+        m0009_outcomes_with_scores.upgrade()
     return out.getvalue()
 
 

@@ -29,7 +29,7 @@ _STANDSTILL_S = 180.0  # longer than the longest outage that a scenario makes
 
 def quiet_stack(settings: Settings) -> AbstractContextManager[Settings]:
     """Run a fresh local stack."""
-    return fresh_stack(settings, lambda _: None, Ports(*lasting_ports(4)))
+    return fresh_stack(settings, lambda _: None, Ports(*lasting_ports(4)), secured=False)
 
 
 def what_root_lacks(programs: Sequence[str], packages: str) -> str | None:

@@ -31,7 +31,7 @@ _HISTORY = datetime(2022, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
 def stack() -> Iterator[Settings]:
     """Run Kafka, schema registry, PostgreSQL and model store, with topics and tables and nothing in them."""
     with data_folder() as settings:
-        running = local_stack.up(settings, print, four_free_ports())
+        running = local_stack.up(settings, print, four_free_ports(), secured=False)
         ensure_topics(running)
         migrate(running.database_url)
         yield running
@@ -41,7 +41,7 @@ def stack() -> Iterator[Settings]:
 def own_stack() -> Iterator[Settings]:
     """Run a stack for a module alone, whose tests disturb others: scores that no worker made, parts that are killed."""
     with data_folder() as settings:
-        running = local_stack.up(settings, print, Ports(*lasting_ports(4)))
+        running = local_stack.up(settings, print, Ports(*lasting_ports(4)), secured=False)
         ensure_topics(running)
         migrate(running.database_url)
         yield running

@@ -23,14 +23,27 @@ from healthalliance import local_stack
 from healthalliance.progress import wait_until_applied
 from healthalliance.publishing import publish_events
 from model_training.job import train
-from schemas.access import DESCRIBE, GROUP, PREFIXED, RANGES_GROUP, READ, TOPIC, WORKER_GROUP, WRITE, Rule, rules, users
+from schemas.access import (
+    ADMIN,
+    DESCRIBE,
+    GROUP,
+    PREFIXED,
+    RANGES_GROUP,
+    READ,
+    TOPIC,
+    WORKER_GROUP,
+    WRITE,
+    Rule,
+    rules,
+    users,
+)
 from schemas.errors import AccessRefusedError, HealthAllianceError, UnavailableError
 from schemas.institutions import institutions
 from schemas.topics import TopicFamily, topic_name, topic_names
 from tests.integration.command_line import run
 from tests.integration.running import data_folder, four_free_ports, ready_worker
 from tests.integration.running_api import running_api
-from tests.integration.secured_kafka import ADMIN, SecuredKafka, secured_kafka
+from tests.integration.secured_kafka import SecuredKafka, secured_kafka
 from tests.unit.schemas.fhir_events import encounter, to_bytes
 
 pytestmark = pytest.mark.stack

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import psutil
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
+from pydantic import SecretStr
 
 from connectors.kafka import ensure_topics, present_topics
 from connectors.migrate import is_migrated, migrate
@@ -21,8 +22,10 @@ from healthalliance import local_stack
 from healthalliance.local_stack import Part, Ports
 from healthalliance.local_stack.processes import find_marked, is_running, marker
 from healthalliance.local_stack.state import read_state, write_state
-from schemas.errors import UnavailableError
-from schemas.topics import TopicFamily, topic_names
+from schemas.access import institution_user
+from schemas.errors import AccessRefusedError, UnavailableError
+from schemas.institutions import institutions
+from schemas.topics import TopicFamily, topic_name, topic_names
 from tests.integration.command_line import run
 from tests.integration.running import data_folder, four_free_ports
 
@@ -191,3 +194,39 @@ def test_a_given_address_replaces_its_part_and_nothing_is_started_for_it(own: Ow
         assert local_stack.down(settings) == (Part.POSTGRES,)
     assert set(states(stack).values()) == {"external"}
     assert present_topics(stack) >= set(topic_names(TopicFamily.ENCOUNTERS))
+
+
+# --- its Kafka's users
+
+
+def test_its_kafka_takes_nobody_without_a_users_password(own: Own) -> None:
+    running = local_stack.connected(own.settings)
+    strange = running.model_copy(update={"kafka_sasl_password": SecretStr("guessed")})
+    with pytest.raises(AccessRefusedError, match="does not know this user or password"):
+        present_topics(strange)
+    with pytest.raises(UnavailableError):
+        present_topics(running.model_copy(update={"kafka_security_protocol": "PLAINTEXT"}))
+
+
+def test_each_user_of_its_kafka_sees_what_the_rules_let_it_see(own: Own) -> None:
+    running = local_stack.connected(own.settings)
+    assert run(own.settings, "acl", "apply", "--json").document["add"] == []
+    for id_ in institutions():
+        seen = present_topics(local_stack.as_user(running, institution_user(id_)))
+        assert seen == {topic_name(one, id_) for one in TopicFamily if one is not TopicFamily.FEATURES}
+
+
+def test_its_secrets_are_its_owners_alone(own: Own) -> None:
+    folder = own.running.data_dir / "kafka-users"
+    assert folder.stat().st_mode & 0o077 == 0
+    for file in (folder / "passwords.json", own.running.data_dir / "kafka" / "server.properties"):
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_stack_that_was_made_without_users_goes_on_so() -> None:
+    with data_folder() as settings:
+        local_stack.up(settings, lambda _: None, ports := four_free_ports(), secured=False)
+        local_stack.down(settings)
+        running = local_stack.up(settings, lambda _: None, ports)
+        assert running.kafka_security_protocol == "PLAINTEXT"
+        assert present_topics(running) == set()

@@ -87,14 +87,14 @@ async def put_in(settings: Settings, stays: list[MadeUp]) -> None:
             scored = None if one.probability is None else one.record
             at = _END - one.discharged * _DAY
             because = "died" if one.outcome == "censored" else None
-            await connection.execute(
-                "INSERT INTO score_outcomes VALUES ($1, $2, $3, $4, $5, $6, NULL, $7, $4, $4)",
-                one.institution, uuid4(), uuid4(), at, one.outcome, because, scored,
-            )  # fmt: skip
             if scored is not None:
                 await connection.execute(_SCORE, scored, one.institution, at, one.probability, _features(one.age))
             if one.challenged is not None:
                 await connection.execute(_CHALLENGED, one.record, one.institution, at, one.challenged)
+            await connection.execute(
+                "INSERT INTO score_outcomes VALUES ($1, $2, $3, $4, $5, $6, NULL, $7, $4, $4)",
+                one.institution, uuid4(), uuid4(), at, one.outcome, because, scored,
+            )  # fmt: skip
     finally:
         await connection.close()
 

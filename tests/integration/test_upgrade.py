@@ -115,7 +115,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Release:
 def upgraded(previous: Release) -> Iterator[Upgraded]:
     with data_folder() as own:
         own = own.model_copy(update={"topic_partitions": 4, "model_poll_s": 1.0})
-        settings = local_stack.up(own, print, Ports(*lasting_ports(4)))
+        settings = local_stack.up(own, print, Ports(*lasting_ports(4)), secured=False)
         ensure_topics(settings)
         previous.run(settings, _OLD_MIGRATES + _OLD_TRAINS)
         train_champion(settings.model_copy(update={"model_alias": "next"}), 2)

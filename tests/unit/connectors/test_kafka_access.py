@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from connectors.kafka_access import Refusal, client_properties, failure, tls_context
 from connectors.settings import Settings
+from healthalliance.local_stack.certificates import Authority
 from schemas.errors import AccessRefusedError, ConfigurationError, UnavailableError
 from streams.app import credentials
-from tests.certificates import Authority
 
 SECRET = "correct horse battery staple"
 

@@ -1,8 +1,9 @@
-"""A certificate authority for one test: certificates of brokers and users, as PEM files."""
+"""A certificate authority for this machine alone: certificates of brokers and users, as PEM files."""
 
 from __future__ import annotations
 
 import ipaddress
+import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 _DAY = timedelta(days=1)
+_VALID = 3650 * _DAY  # whoever keeps a local stack so long makes it anew
 
 
 class Authority:
@@ -21,7 +23,8 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder, self.file = folder, folder / "ca.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("Test authority")
+        # A name of its own: where two are known by one name, the wrong one is taken for the issuer.
+        self._name = _named(f"HealthAlliance local authority {secrets.token_hex(4)}")
         constraints = x509.BasicConstraints(ca=True, path_length=0)
         own = _begun(self._name, self._name, self._key).add_extension(constraints, critical=True)
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
@@ -52,5 +55,5 @@ def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKe
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now + _VALID)
     )
