@@ -32,12 +32,13 @@ from schemas.history import (
     held_entry,
 )
 from schemas.institutions import Institution
+from schemas.intake.dispositions import shared_disposition
 from schemas.intake.event import ParsedEvent, RawEvent
 from schemas.messages import Cause, EncounterFeatures, record_id
 from schemas.pseudonyms import InstitutionKeys
 from schemas.readmission import OutcomeChange
 from schemas.rejection import MOST_ISSUES, Issue, Reason
-from schemas.stays import is_inpatient, is_part, took_place
+from schemas.stays import is_inpatient, is_part, shared_class, took_place
 from streams.outcomes import outcome_changes
 
 
@@ -193,12 +194,12 @@ def features_message(
         encounter_pseudonym=sender.keys.encounter_pseudonym(encounter_id),
         encounter_version=str(held.version),
         status=facts.status,
-        class_code=facts.class_code,
+        class_code=shared_class(facts.class_code, rules),
         inpatient=is_inpatient(encounter_id, facts, rules),
         admitted_at=facts.started,
         discharged_at=facts.ended,
         as_of=at,
-        disposition=facts.disposition,
+        disposition=shared_disposition(facts.disposition),
         deceased_at=patient.deceased_at if patient else None,
         features=featurize(history, encounter_id, facts, at, rules),
         feature_set=FEATURE_SET,

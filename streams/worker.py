@@ -15,7 +15,7 @@ import faust
 import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
-from connectors.logs import log_to_stderr
+from connectors.logs import log_to_stderr, without_values
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
@@ -233,16 +233,11 @@ def fail(error: BaseException) -> None:
         log.critical("%s", error)
         code = error.exit_code
     else:
-        log.critical("The batch could not be applied; ending.", exc_info=_without_values(error))
+        log.critical("The batch could not be applied; ending.", exc_info=without_values(error))
         code = UnavailableError.exit_code
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _without_values(error: BaseException) -> BaseException:
-    # A database error's detail may quote a row.
-    return type(error)(type(error).__name__).with_traceback(error.__traceback__)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:
