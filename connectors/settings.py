@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="secret of at least 32 characters that pseudonyms and sealed histories derive from"
     )
+    pseudonym_key_previous: SecretStr = Field(
+        SecretStr(""),
+        description="the secret before it, while `healthalliance pseudonym rotate` changes it; empty: none",
+    )
 
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")
@@ -113,6 +117,10 @@ class Settings(BaseSettings):
     alert_webhook_secret: SecretStr = Field(
         SecretStr(""),
         description="secret of at least 24 characters that posted alerts are signed with; empty: unsigned",
+    )
+    alert_internal_receivers: str = Field(
+        "",
+        description="own hosts and networks that alerts may be posted to, separated by commas, e.g. 10.1.0.0/16",
     )
     alert_slack_url: SecretStr = Field(SecretStr(""), description="Slack's incoming webhook that alerts go to")
     alert_smtp_host: str = Field("", description="mail server that alerts are sent by")

@@ -14,6 +14,8 @@ import asyncpg
 import msgspec
 import orjson
 
+from connectors.pseudonym_keys import KeyPair, keys_in_force
+from connectors.settings import Settings
 from schemas.challenger import ChallengerScore
 from schemas.drift import Reading
 from schemas.errors import FencedError, UnavailableError
@@ -142,6 +144,17 @@ class Batch:
             rows = await self._connection.fetch(_LOCK_PROGRESS, *numbers)
         found = {(str(row["topic_id"]), row["source_partition"]): row["next_offset"] for row in rows}
         return {one: found[one.topic_id, one.number] for one in ordered}
+
+    async def require_keys(self, used: Mapping[str, str]) -> None:
+        """Raise FencedError where an institution's pseudonyms are made with another key than the one used (its id).
+
+        Until the transaction ends no rotation can begin: it waits for this lock on the table.
+        """
+        rows = await self._connection.fetch("SELECT institution, key_id, replaces FROM pseudonym_keys")
+        for row in rows:
+            other = used.get(row["institution"], row["key_id"]) != row["key_id"]
+            if other or (row["replaces"] is not None and row["institution"] in used):
+                raise FencedError(f"The key of {row['institution']}'s pseudonyms is being rotated; starting again.")
 
     async def load_histories(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], StoredHistory]:
         """Lock and return the histories of (institution, patient pseudonym) that exist."""
@@ -450,6 +463,11 @@ class Store:
         for row in await self._pool.fetch(_COUNT_FEATURES, institution, stays, list(edges), texts, UNKNOWN):
             counted[row["name"]][row["bin"]] = row["number"]
         return counted
+
+    async def keys_in_force(self, settings: Settings, institution_ids: Iterable[str]) -> dict[str, KeyPair]:
+        """Return the institutions' keys as `connectors.pseudonym_keys` does, and note those that are not noted."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            return await keys_in_force(connection, settings, institution_ids, note=True)
 
     async def stopped_intakes(self) -> set[str]:
         """List the institutions whose intake is stopped."""

@@ -38,6 +38,16 @@ patient_history = Table(
     comment="What is known of each patient; readable only with the institution's key.",
 )
 
+pseudonym_keys = Table(
+    "pseudonym_keys",
+    metadata,
+    Column("institution", Text, primary_key=True),
+    Column("key_id", Text, nullable=False, comment="names the key that its pseudonyms are made with"),
+    Column("replaces", Text, comment="the key before it, until its rotation is finished"),
+    Column("since", _TIME, nullable=False),
+    comment="Which key each institution's pseudonyms and histories are made with; no key can be told from its name.",
+)
+
 patient_encounters = Table(
     "patient_encounters",
     metadata,

@@ -31,6 +31,7 @@ from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
 from healthalliance.preparing_cli import migrate as migrate_tables
 from healthalliance.preparing_cli import topics_app
+from healthalliance.pseudonym_cli import app as pseudonym_app
 from healthalliance.rebuild_cli import rebuild
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.report_cli import report
@@ -59,6 +60,7 @@ app.add_typer(alerts_app, name="alerts")
 app.add_typer(intake_app, name="intake")
 app.add_typer(export_app, name="export")
 app.add_typer(federated_app, name="federated")
+app.add_typer(pseudonym_app, name="pseudonym")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(model_app, name="model")

@@ -25,7 +25,6 @@ from schemas.intake.event import REDRIVEN_OFFSET, first_offset, parse_events
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.structure import structure_validator
 from schemas.masking import masked
-from schemas.pseudonyms import institution_keys
 from schemas.rejection import HINTS, Issue, Reason, operation_outcome
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Known, Sender, decide
@@ -207,13 +206,13 @@ async def _verdicts(
     settings: Settings, records: dict[EventId, LogRecord], topic_ids_: dict[str, str]
 ) -> dict[EventId, tuple[Issue, ...]]:
     """Fold the events into what the store holds, without writing, and say what is wrong with each."""
-    secret = settings.pseudonym_key.get_secret_value()
     store = await connect(settings.database_url)
+    keys = await store.keys_in_force(settings, {id_.institution for id_ in records})
     verdicts: dict[EventId, tuple[Issue, ...]] = {}
     folded = Known({}, {})
     try:
         for id_, record in records.items():
-            sender = Sender(find_institution(id_.institution), institution_keys(secret, id_.institution))
+            sender = Sender(find_institution(id_.institution), *keys[id_.institution])
             [parsed] = parse_events([raw_event(record)], sender.institution, *_rules(settings))
             event = Event(raw_event(record), parsed, sender, topic_ids_[id_.institution])
             async with store.batch() as batch:

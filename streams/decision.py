@@ -54,10 +54,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """An institution and the keys its identities are hidden with."""
+    """An institution and the keys its identities are hidden with.
+
+    previous: keys that deletions of what nobody has heard of yet may lie under, from before a rotation.
+    """
 
     institution: Institution
     keys: InstitutionKeys
+    previous: InstitutionKeys | None = None
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -209,7 +213,7 @@ def features_message(
     )
 
 
-def _digest(message: EncounterFeatures) -> bytes:
+def message_digest(message: EncounterFeatures) -> bytes:
     """Digest a message in two halves: what the score depends on, and what only the training does."""
     scored = (message.features.vector(), message.as_of, message.inpatient)
     rest = (message.status, message.class_code, message.admitted_at, message.discharged_at, message.disposition)
@@ -412,7 +416,7 @@ class _EventDecider:
             if state is not None:
                 self._retract(history, encounter_id, held, state)
             return None
-        digest = _digest(message)
+        digest = message_digest(message)
         if not named and state is not None and state.digest == digest:
             return state
         self.decision.features.append(

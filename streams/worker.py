@@ -16,6 +16,7 @@ import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
 from connectors.logs import log_to_stderr, without_values
+from connectors.pseudonym_keys import KeyPair, keys_of_settings
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
@@ -24,7 +25,6 @@ from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppe
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
-from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, institution_of, topic_name
 from streams import metrics
 from streams.app import create_app
@@ -97,7 +97,7 @@ class Worker:
                 metrics.EVENTS.labels(institution, outcome)  # at 0: a rate misses what a counter begins with
         for part in ("postgres", "kafka"):
             metrics.RETRIES.labels(part)
-        self._processor = self._new_processor(self._store)
+        self._processor = self._new_processor(self._store, await self._senders(self._store))
         await self._look_topic_ids_up()  # records may come before partitions are told of
         if not self._history_only:
             await self._wait_for_champion()
@@ -112,14 +112,22 @@ class Worker:
             asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
         ]
 
-    def _new_processor(self, store: Store) -> Processor:
+    async def _senders(self, store: Store) -> dict[str, Sender]:
+        found = await store.keys_in_force(self._settings, institutions())
+        if late := [id_ for id_, one in found.items() if one.other and not self._is_current(id_, one)]:
+            log.warning("PSEUDONYM_KEY_PREVIOUS is still in force for %s: `healthalliance pseudonym rotate`.", late)
+        return {
+            topic_name(TopicFamily.ENCOUNTERS, id_): Sender(institutions()[id_], one.keys, one.other)
+            for id_, one in found.items()
+        }
+
+    def _is_current(self, institution_id: str, found: KeyPair) -> bool:
+        return found.keys.id == keys_of_settings(self._settings, institution_id)[0].id
+
+    def _new_processor(self, store: Store, senders: dict[str, Sender]) -> Processor:
         settings = self._settings
-        secret = settings.pseudonym_key.get_secret_value()
         return Processor(
-            senders={
-                topic_name(TopicFamily.ENCOUNTERS, id_): Sender(institution, institution_keys(secret, id_))
-                for id_, institution in institutions().items()
-            },
+            senders=senders,
             limits=Limits(settings.event_max_bytes, settings.event_max_depth),
             validate=structure_validator(settings.structure_validator),
             store=store,

@@ -44,6 +44,7 @@ ELSEWHERE = {
     "healthalliance status": "tests/integration/test_command_line.py",
     "healthalliance acl apply --dry-run": "tests/integration/test_kafka_access.py",
     "healthalliance acl apply": "tests/integration/test_kafka_access.py",
+    "healthalliance pseudonym rotate": "tests/integration/test_rotation.py",
     "healthalliance rebuild": "tests/integration/test_rebuild.py",
     "healthalliance alerts --institution ukhd --min-band high --sink webhook --budget 20": (
         "tests/integration/test_alerts.py"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+import signal
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from fastapi import Depends, Request
 
 from connectors.intake_requests import forget_old
 from connectors.kafka import AwaitedPublisher
+from connectors.pseudonym_keys import keys_in_force, keys_of_settings
 from connectors.settings import Settings
 from connectors.store import AWAY, open_pool
 from healthalliance.api.changes import Changes
@@ -21,15 +24,17 @@ from healthalliance.api.keys import KeyRing
 from healthalliance.api.problems import unavailable
 from healthalliance.api.rates import Rates
 from healthalliance.api.sessions import Sessions
-from schemas.errors import HealthAllianceError
+from schemas.errors import ConfigurationError, HealthAllianceError
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import StructureValidator, structure_validator
 from schemas.model import Model
-from schemas.pseudonyms import institution_keys
 from streams.decision import Sender
 from streams.models import ModelWatch
 
+log = logging.getLogger("healthalliance.api")
+
+_LOOK_FOR_KEYS_S = 2.0
 _FORGET_EVERY_S = 3600.0
 _CONNECTIONS = 8
 _ANSWER_S = 10
@@ -49,7 +54,7 @@ class Service:
     keys: KeyRing
     sessions: Sessions
     changes: Changes
-    senders: Mapping[str, Sender]
+    senders: dict[str, Sender]
     limits: Limits
     validate: StructureValidator
     requests: Rates
@@ -66,12 +71,17 @@ class Service:
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """Connect and look after the champion until the block ends; raise as the connectors do."""
-    secret = settings.pseudonym_key.get_secret_value()
     keys = KeyRing.of(settings.institution_api_key)
-    senders = {id_: Sender(one, institution_keys(secret, id_)) for id_, one in institutions().items()}
+    for id_ in institutions():
+        keys_of_settings(settings, id_)
     pool = await open_pool(
         settings.database_url, connections=_CONNECTIONS, session=_SESSION, timeout_s=5, answer_s=_ANSWER_S
     )
+    try:
+        senders = await _senders(pool, settings)
+    except BaseException:
+        await pool.close()
+        raise
     service = Service(
         settings=settings,
         pool=pool,
@@ -89,6 +99,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     beside = [
         asyncio.create_task(_keep_up(service.champion, settings.model_poll_s)),
         asyncio.create_task(_forget_old_requests(service.pool)),
+        asyncio.create_task(_follow_keys(service)),
     ]
     try:
         yield service
@@ -110,6 +121,27 @@ async def _keep_up(champion: ModelWatch, every_s: float) -> None:
         except HealthAllianceError:
             pass  # none yet, or the registry is away; /health tells
         await asyncio.sleep(every_s)
+
+
+async def _senders(pool: asyncpg.Pool[Any], settings: Settings) -> dict[str, Sender]:
+    found = await keys_in_force(pool, settings, institutions())
+    return {id_: Sender(institutions()[id_], one.keys, one.other) for id_, one in found.items()}
+
+
+async def _follow_keys(service: Service) -> None:
+    """Go over to a new key of pseudonyms when its rotation is finished; end the process where it is not among ours."""
+    while True:
+        await asyncio.sleep(_LOOK_FOR_KEYS_S)
+        try:
+            service.senders.update(await _senders(service.pool, service.settings))
+        except ConfigurationError as error:
+            if await service.pool.fetchval("SELECT EXISTS (SELECT FROM pseudonym_keys WHERE replaces IS NOT NULL)"):
+                continue
+            log.critical("%s", error)
+            signal.raise_signal(signal.SIGTERM)
+            return
+        except AWAY:
+            continue
 
 
 async def _forget_old_requests(pool: asyncpg.Pool[Any]) -> None:

@@ -23,6 +23,7 @@ from connectors.migrations.versions import (
     m0007_alerts,
     m0008_judged_scores,
     m0009_outcomes_with_scores,
+    m0013_pseudonym_keys,
 )
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
@@ -51,6 +52,7 @@ def migrated() -> str:
         m0007_alerts.upgrade()
         m0008_judged_scores.upgrade()
         m0009_outcomes_with_scores.upgrade()
+        m0013_pseudonym_keys.upgrade()
     return out.getvalue()
 
 
