@@ -52,6 +52,16 @@ TRANSIENT = (
 # so that nothing of the patient is written after the later ones were emptied.
 ERASED_TABLES = ("risk_scores", "challenger_scores", "worklist_marks", "cds_cards", "alert_standings", "alerts")
 
+# Tables with an index of encounters and none of patients.
+FOUND_BY_ENCOUNTER = frozenset({"risk_scores", "score_outcomes", "patient_encounters"})
+
+
+def rows_of_patient(table: str) -> str:
+    """Write the condition for a patient's rows: $1 institution, $2 pseudonym, $3 encounters where they are needed."""
+    patient = "institution = $1 AND patient_pseudonym = $2"
+    return f"{patient} AND encounter_pseudonym = ANY($3::uuid[])" if table in FOUND_BY_ENCOUNTER else patient
+
+
 _NOT_STORED = frozenset({"patient_reference", "encounter_reference"})
 SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.name not in _NOT_STORED)
 _UUID_COLUMNS = frozenset({"record_id", "patient_pseudonym", "encounter_pseudonym", "supersedes", "topic_id"})
@@ -110,7 +120,7 @@ class Writes:
     scores: Sequence[RiskScore]
     superseded: Sequence[tuple[str, datetime, str]]  # record, its received_at, the record that replaces it
     rejected: Sequence[RejectedRow]
-    erased: Sequence[tuple[str, str]]
+    erased: Mapping[tuple[str, str], Sequence[str]]  # the encounters' pseudonyms by the patient's
     stay_outcomes: Mapping[tuple[str, str], OutcomeChange]  # by institution and encounter pseudonym
     challenger_scores: Sequence[ChallengerScore]
 
@@ -267,11 +277,10 @@ class Batch:
             )
 
     async def _erase(self, writes: Writes) -> None:
-        for institution, pseudonym in writes.erased:
+        for (institution, pseudonym), encounters in writes.erased.items():
             for table in ERASED_TABLES:
-                await self._connection.execute(
-                    f"DELETE FROM {table} WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
-                )
+                found = (institution, pseudonym, *([encounters] if table in FOUND_BY_ENCOUNTER else ()))
+                await self._connection.execute(f"DELETE FROM {table} WHERE {rows_of_patient(table)}", *found)
 
     async def _write_scores(self, writes: Writes) -> None:
         if writes.scores:

@@ -322,13 +322,17 @@ class _EventDecider:
     def _erase(self, patient_id: str) -> None:
         keys = self.event.sender.keys
         key = (self.event.sender.institution.id, keys.patient_pseudonym(patient_id))
-        history = self.decision.histories.get(key) or self.known.histories.get(key)
+        history = self.decision.histories.get(key) or self.known.histories.get(key) or PatientHistory()
+        said = self.event.parsed.refuse
+        refused = history.refused if said is None else said
         self.retracted = True
-        if history is None or not history.patient_id:
+        if not history.patient_id:
+            if refused != history.refused:
+                self.decision.histories[key] = msgspec.structs.replace(history, refused=refused)
             return
         now = [keys.encounter_pseudonym(id_) for id_ in sorted(history.encounters)]
         gone = tuple(dict.fromkeys([*history.erased, *now]))
-        self.decision.histories[key] = PatientHistory(erased=gone)
+        self.decision.histories[key] = PatientHistory(erased=gone, refused=refused)
         self.decision.to_score = [one for one in self.decision.to_score if _patient_key(one) != key]
         self.decision.features = [one for one in self.decision.features if one.encounter_pseudonym not in gone]
         self.decision.features += [FeaturesChange(key[0], pseudonym, None) for pseudonym in gone]
@@ -340,6 +344,9 @@ class _EventDecider:
     def _apply(self, pseudonym: str, entries: list[Entry]) -> None:
         key = (self.event.sender.institution.id, pseudonym)
         before = history = self._history(key, entries[0].patient_id)
+        if history.refused:
+            self._refuse_erased(entries)
+            return
         named: set[str] = set()
         since: list[datetime | None] = []  # from when on each change can matter; None: always
         for entry in self._with_early_deletions(entries, history, pseudonym):
@@ -377,6 +384,12 @@ class _EventDecider:
         else:
             reason, text = Reason.DELETED_BEFORE, "it was deleted before, and a deleted id stays deleted."
         self.issues.append(Issue(reason, entry.path, f"{entry.path}: {text}"))
+
+    def _refuse_erased(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.version != DELETED:  # there is nothing left to delete
+                text = f"{entry.path}: the patient was erased, and events of theirs are refused."
+                self.issues.append(Issue(Reason.PATIENT_ERASED, entry.path, text))
 
     def _follow_up(self, before: PatientHistory, after: PatientHistory, pseudonym: str, named: Collection[str]) -> None:
         institution, keys, changes = self.event.sender.institution, self.event.sender.keys, self.decision.stay_outcomes

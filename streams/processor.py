@@ -247,7 +247,7 @@ class Processor:
                 if one.supersedes is not None
             ],
             rejected=[_rejected_row(one) for one in decision.rejected],
-            erased=[key for _, key, _ in decision.erased],
+            erased={key: decision.histories[key].erased for _, key, _ in decision.erased},
             stay_outcomes=decision.stay_outcomes,
             challenger_scores=challenged,
         )
@@ -309,7 +309,8 @@ class Processor:
                     async with self._store.batch() as batch:
                         stored, known = await load_known(batch, events)
                         revisions = _revisions(stored)
-                        changed = {key for key, revision in revisions.items() if seen.get(key) != revision}
+                        # One that is gone altogether was erased and cleared away meanwhile.
+                        changed = {key for key in {*seen, *revisions} if seen.get(key) != revisions.get(key)}
                         newest = await self._newest(batch, events, published, known, changed) if changed else None
             self._note_trouble("postgres", False)
             if newest is None:
@@ -337,9 +338,14 @@ class Processor:
             for patient_id in event.parsed.erase
             if (event.sender.institution.id, event.sender.keys.patient_pseudonym(patient_id)) in patients
         }
+        cleared = [
+            FeaturesChange(one.institution, one.encounter_pseudonym, None)
+            for one in published.features
+            if one.message and (one.institution, one.message.patient_pseudonym) in patients - known.histories.keys()
+        ]
         return Results(
             scores=scores,
-            features=current_features(events, known.histories, patients),
+            features=[*current_features(events, known.histories, patients), *cleared],
             erased=sorted(gone),
             traceparents=published.traceparents,
         )

@@ -103,7 +103,7 @@ class Connection:
 def writes(**changes: Any) -> Writes:
     nothing: dict[str, Any] = {
         "now": NOW, "advances": (), "histories": {}, "patient_of": {}, "scores": (), "superseded": (), "rejected": (),
-        "erased": (), "stay_outcomes": {}, "challenger_scores": (),
+        "erased": {}, "stay_outcomes": {}, "challenger_scores": (),
     }  # fmt: skip
     return Writes(**nothing | changes)
 
@@ -115,7 +115,7 @@ async def written(changes: Writes, status: str = "UPDATE 1") -> Connection:
 
 
 async def test_an_erasure_spares_the_scores_that_came_after_it_in_the_same_batch() -> None:
-    connection = await written(writes(scores=[risk_score()], erased=[("dkfz", ID)]))
+    connection = await written(writes(scores=[risk_score()], erased={("dkfz", ID): (ID,)}))
     assert connection.told.index("DELETE FROM risk_scores") < connection.told.index("COPY risk_scores")
 
 
