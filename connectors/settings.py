@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="the secret before it, while `healthalliance pseudonym rotate` changes it; empty: none",
     )
+    erasure_key_location: str = Field(
+        "", description="file of the Ed25519 key, PEM, that certificates of erasure are signed with"
+    )
 
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")

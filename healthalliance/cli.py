@@ -29,6 +29,7 @@ from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
+from healthalliance.patient_cli import erase, export_patient, verify_erasure
 from healthalliance.preparing_cli import migrate as migrate_tables
 from healthalliance.preparing_cli import topics_app
 from healthalliance.pseudonym_cli import app as pseudonym_app
@@ -51,6 +52,9 @@ app = typer.Typer(
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.command("explain")(explain)
 app.command("rebuild")(rebuild)
+app.command("erase")(erase)
+app.command("verify-erasure")(verify_erasure)
+app.command("export-patient")(export_patient)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
 app.command("migrate")(migrate_tables)

@@ -25,7 +25,9 @@ from healthalliance.local_stack.state import (
     api_keys,
     database_password,
     ensure_api_keys,
+    ensure_erasure_key,
     ensure_pseudonym_key,
+    erasure_key_file,
     exclusive,
     forget_state,
     is_up,
@@ -54,6 +56,8 @@ def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS, *, secured: b
             ensure_pseudonym_key(data_dir)
         if not settings.institution_api_key:
             ensure_api_keys(data_dir)
+        if not settings.erasure_key_location:
+            ensure_erasure_key(data_dir)
         state = _still_running(data_dir)
         missing = [part for part in _SERVERS if part not in state and not given_address(settings, part)]
         _stop(data_dir, missing)
@@ -107,6 +111,7 @@ def connected(settings: Settings, parts: Iterable[Part] | None = None, user: str
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     if parts is None and not settings.institution_api_key:
         found["institution_api_key"] = {id_: key_hash(key) for id_, key in api_keys(data_dir).items()}
+    settings = with_erasure_key(settings) if parts is None else settings
     return settings.model_copy(update=found)
 
 
@@ -121,10 +126,16 @@ def _kafka_access(data_dir: Path, user: str) -> dict[str, object]:
     return users.settings(user) if users.exist else {"kafka_security_protocol": "PLAINTEXT"}
 
 
+def with_erasure_key(settings: Settings) -> Settings:
+    """Fill in where the stack's key for certificates of erasure is, where none is set and there is one."""
+    key_file = None if settings.erasure_key_location else erasure_key_file(_data_dir(settings))
+    return settings.model_copy(update={"erasure_key_location": str(key_file)}) if key_file else settings
+
+
 def apart(settings: Settings, data_dir: Path) -> Settings:
     """Return settings for a stack of its own in `data_dir`, whatever addresses and key are given."""
     given = dict.fromkeys(ADDRESS_SETTINGS.values(), "")
-    keys = {"pseudonym_key": SecretStr(""), "institution_api_key": {}}
+    keys = {"pseudonym_key": SecretStr(""), "institution_api_key": {}, "erasure_key_location": ""}
     return settings.model_copy(update={**given, **keys, "data_dir": data_dir})
 
 

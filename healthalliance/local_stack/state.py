@@ -13,6 +13,7 @@ from pathlib import Path
 
 from healthalliance.api.keys import new_key
 from healthalliance.local_stack.records import Part
+from schemas.erasure import new_key as new_erasure_key
 from schemas.errors import LocalStackError
 from schemas.institutions import institutions
 
@@ -20,6 +21,7 @@ _STATE_FILE = "stack.json"
 _PSEUDONYM_KEY_FILE = "pseudonym.key"
 _DATABASE_PASSWORD_FILE = "postgres.password"
 API_KEYS_FILE = "api-keys.json"
+_ERASURE_KEY_FILE = "erasure.key"
 _LOCK_FILE = "lock"
 
 
@@ -109,6 +111,18 @@ def ensure_api_keys(data_dir: Path) -> None:
     if held.keys() != institutions().keys():
         keys = {id_: held.get(id_) or new_key(id_) for id_ in institutions()}
         write_private(data_dir / API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
+
+
+def erasure_key_file(data_dir: Path) -> Path | None:
+    """Return where the key is that `up` made for certificates of erasure; None when there is none."""
+    path = data_dir / _ERASURE_KEY_FILE
+    return path if path.exists() else None
+
+
+def ensure_erasure_key(data_dir: Path) -> None:
+    """Make the key once; what was signed with a lost one cannot be verified here any more."""
+    if erasure_key_file(data_dir) is None:
+        _write_private(data_dir / _ERASURE_KEY_FILE, new_erasure_key())
 
 
 def _make_secret(path: Path) -> None:

@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 
 from connectors.kafka import end_offsets, topic_ids
 from connectors.kafka_access import client_properties
+from connectors.patient_records import patients_named
 from connectors.settings import Settings
 from schemas.history import PatientHistory
 from schemas.institutions import institution
@@ -45,6 +46,8 @@ class FaultFree:
     features: dict[EncounterKey, EncounterFeatures | None] = field(default_factory=dict)
     digests: dict[Place, bytes] = field(default_factory=dict)
     outcomes: dict[EncounterKey, StayOutcome] = field(default_factory=dict)
+    rejected_of: dict[tuple[str, str], set[Place]] = field(default_factory=dict)  # by topic and only patient they name
+    erased: set[str] = field(default_factory=set)  # records of scores that were, until their patient was erased
 
 
 def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultFree:
@@ -76,11 +79,27 @@ def _apply(result: FaultFree, events: list[Event], model: Model) -> None:
     result.histories |= decision.histories
     result.patient_of |= decision.patient_of
     result.rejected |= {_place(one.event.raw): tuple(issue.reason for issue in one.issues) for one in decision.rejected}
+    for refused in decision.rejected:
+        raw = refused.event.raw
+        if len(named := patients_named(raw.key, raw.value)) == 1:
+            result.rejected_of.setdefault((raw.topic, named.pop()), set()).add(_place(raw))
     result.features |= {(one.institution, one.encounter_pseudonym): one.message for one in decision.features}
     keep_outcomes(result.outcomes, decision.stay_outcomes)
+    for event, key, patient_id in decision.erased:
+        _forget(result, event, key, patient_id)
     result.superseded |= {one.supersedes.record_id: one.record_id for one in decision.to_score if one.supersedes}
     for one in score(decision.to_score, model, datetime.now(UTC)):
         result.scores[one.record_id] = one
+
+
+def _forget(result: FaultFree, event: Event, patient: PatientKey, patient_id: str) -> None:
+    """Take out what is gone with a patient: scores from before this batch, and rejections from before the event."""
+    gone = {id_ for id_, one in result.scores.items() if (one.institution, one.patient_pseudonym) == patient}
+    result.erased |= gone
+    result.scores = {id_: one for id_, one in result.scores.items() if id_ not in gone}
+    for place in result.rejected.keys() & result.rejected_of.get((event.raw.topic, patient_id), set()):
+        if place[1:] < (event.raw.partition, event.raw.offset):
+            del result.rejected[place]
 
 
 def _senders(settings: Settings, topics: Iterable[str]) -> dict[str, Sender]:
