@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,8 @@ from schemas.history import PatientHistory
 from schemas.institutions import institution as find_institution
 from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, topic_name
+
+_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 
 
 @dataclass
@@ -62,9 +65,15 @@ class Found:
 
 
 def people_of(settings: Settings, institution_id: str, patient_ids: Iterable[str]) -> list[Person]:
-    """Return patients with their pseudonyms, each once; raise ConfigurationError without PSEUDONYM_KEY."""
+    """Return patients with their pseudonyms, each once.
+
+    Raises ConfigurationError without PSEUDONYM_KEY, or for what is no id of FHIR's.
+    """
     keys = institution_keys(settings.pseudonym_key.get_secret_value(), find_institution(institution_id).id)
-    return [Person(institution_id, keys, id_.removeprefix("Patient/")) for id_ in dict.fromkeys(patient_ids)]
+    ids = dict.fromkeys(id_.removeprefix("Patient/") for id_ in patient_ids)
+    if wrong := sum(not _ID.fullmatch(id_) for id_ in ids):
+        raise ConfigurationError(f"{wrong} of {len(ids)} ids are none: 1 to 64 letters, digits, - and . are.")
+    return [Person(institution_id, keys, id_) for id_ in ids]
 
 
 def look(

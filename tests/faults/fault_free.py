@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
@@ -67,7 +67,10 @@ def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultF
             sender = senders[topic]
             parsed = parse_events(raws, sender.institution, limits, validate)
             events = [Event(raw, one, sender, ids[topic]) for raw, one in zip(raws, parsed, strict=True)]
-            for _, some in groupby(events, lambda one: model_of(_place(one.raw)).version):
+            # What a batch takes back itself would never be known; a worker may have published it before.
+            erasures = accumulate(bool(one.parsed.erase) for one in events)
+            keys = zip((model_of(_place(one.raw)).version for one in events), erasures, strict=True)
+            for _, some in groupby(events, lambda _, keys=keys: next(keys)):  # type: ignore[misc]
                 scored = list(some)
                 _apply(result, scored, model_of(_place(scored[0].raw)))
             result.digests |= {_place(raw): digest(raw.value) for raw in raws}

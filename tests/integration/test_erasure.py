@@ -267,6 +267,12 @@ def test_without_a_key_nothing_is_erased(trained: Trained, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_id_is_refused_and_not_repeated(trained: Trained, tmp_path: Path) -> None:
+    for command in ("erase", "export-patient"):
+        ended = run(trained.settings, command, "-i", _OWN, "--patient", "no id at all", "--out", tmp_path / "out")
+        assert (ended.code, "no id at all" in ended.stderr) == (3, False)
+
+
 # --- models, later events, access
 
 
