@@ -98,7 +98,7 @@ async def first_known(
 
 
 async def clear_away(connection: asyncpg.Connection[Any], person: Person) -> None:
-    """Remove what an erasure leaves: rows that came after it, whose encounters were, the pseudonyms of those.
+    """Remove what an erasure leaves: rows written after it, whose each encounter was, the encounters' pseudonyms.
 
     Tombstones of these encounters' features must have been confirmed: nothing will know of them afterwards. Of a
     patient who came back the new encounters' rows stay, of one whose events are refused a history that says so alone.
@@ -135,19 +135,16 @@ async def _clear_away(connection: asyncpg.Connection[Any], person: Person) -> No
         )
 
 
-async def clear_rejections(connection: asyncpg.Connection[Any], places: Collection[tuple[str, int, int]]) -> int:
-    """Remove what the tables say of rejected events by (topic id, partition, offset); return how many there were."""
+async def clear_rejections(connection: asyncpg.Connection[Any], places: Collection[tuple[str, int, int]]) -> None:
+    """Remove what the tables say of rejected events by (topic id, partition, offset)."""
     at = [list(one) for one in zip(*places, strict=True)] or [[], [], []]
-    removed = 0
     for table in ("rejection_resolutions", "rejected_events"):
-        status = await connection.execute(
+        await connection.execute(
             f"""DELETE FROM {table} AS held USING unnest($1::uuid[], $2::int[], $3::bigint[]) AS gone(topic, number, at)
                 WHERE held.topic_id = gone.topic AND held.source_partition = gone.number
                   AND held.source_offset = gone.at""",
             *at,
         )
-        removed = int(status.rpartition(" ")[2])
-    return removed
 
 
 async def read_rejections(
