@@ -48,6 +48,7 @@ class FaultFree:
     outcomes: dict[EncounterKey, StayOutcome] = field(default_factory=dict)
     rejected_of: dict[tuple[str, str], set[Place]] = field(default_factory=dict)  # by topic and only patient they name
     erased: set[str] = field(default_factory=set)  # records of scores that were, until their patient was erased
+    erased_rejections: set[Place] = field(default_factory=set)  # their events stay on `rejected.<institution>`
 
 
 def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultFree:
@@ -103,6 +104,7 @@ def _forget(result: FaultFree, event: Event, patient: PatientKey, patient_id: st
     for place in result.rejected.keys() & result.rejected_of.get((event.raw.topic, patient_id), set()):
         if place[1:] < (event.raw.partition, event.raw.offset):
             del result.rejected[place]
+            result.erased_rejections.add(place)
 
 
 def _senders(settings: Settings, topics: Iterable[str]) -> dict[str, Sender]:

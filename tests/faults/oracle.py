@@ -116,7 +116,7 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
         repeats_that_differ=risk.differ,
         out_of_order=risk.out_of_order,
         lost_on_rejected=len(expected.rejected.keys() - on_rejected.keys()),
-        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys()),
+        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys() - expected.erased_rejections),
         wrong_on_features=_wrong_on_features(settings, expected),
         wrong_outcomes=_wrong_outcomes(settings, expected),
         wrong_challenger_scores=_wrong_challenger_scores(settings, expected),
