@@ -328,3 +328,10 @@ alerts = Table(
     Index("alerts_patient", "institution", "patient_pseudonym"),
     comment="An alert for each crossing into a band, and what became of it.",
 )
+
+noise_salt = Table(
+    "noise_salt",
+    metadata,
+    Column("salt", Uuid, primary_key=True),
+    comment="One row, which keeps the noise in analysts' aggregates from being guessed.",
+)
