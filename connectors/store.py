@@ -7,18 +7,22 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import orjson
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql
 
 from connectors.pseudonym_keys import KeyPair, keys_in_force
 from connectors.settings import Settings
+from connectors.tables import challenger_scores, rejected_events, risk_scores
 from schemas.challenger import ChallengerScore
 from schemas.drift import Reading
-from schemas.errors import FencedError, UnavailableError
+from schemas.errors import ConfigurationError, FencedError, UnavailableError
 from schemas.features import UNKNOWN
 from schemas.messages import RiskScore
 from schemas.readmission import OutcomeChange, StayOutcome
@@ -284,9 +288,7 @@ class Batch:
 
     async def _write_scores(self, writes: Writes) -> None:
         if writes.scores:
-            await self._connection.copy_records_to_table(
-                "risk_scores", records=[_score_row(score) for score in writes.scores], columns=SCORE_COLUMNS
-            )
+            await self._insert(risk_scores, SCORE_COLUMNS, [_score_row(score) for score in writes.scores])
         if writes.superseded:
             await self._connection.execute(
                 """UPDATE risk_scores AS old SET superseded_by = new.record, superseded_at = $4
@@ -298,11 +300,8 @@ class Batch:
 
     async def _write_challenger_scores(self, writes: Writes) -> None:
         if writes.challenger_scores:
-            await self._connection.copy_records_to_table(
-                "challenger_scores",
-                records=map(msgspec.structs.astuple, writes.challenger_scores),
-                columns=ChallengerScore.__struct_fields__,
-            )
+            rows = [msgspec.structs.astuple(one) for one in writes.challenger_scores]
+            await self._insert(challenger_scores, ChallengerScore.__struct_fields__, rows)
 
     async def _write_outcomes(self, writes: Writes) -> None:
         changes = sorted(writes.stay_outcomes.items())
@@ -315,32 +314,24 @@ class Batch:
 
     async def _write_rejected(self, writes: Writes) -> None:
         if writes.rejected:
-            await self._connection.copy_records_to_table(
-                "rejected_events",
-                records=[
-                    (
-                        one.topic_id,
-                        one.partition,
-                        one.offset,
-                        one.institution,
-                        one.received_at,
-                        writes.now,
-                        str(one.issues[0].reason),
-                        json.dumps([{"reason": issue.reason, "path": issue.shared_path} for issue in one.issues]),
-                    )
-                    for one in writes.rejected
-                ],
-                columns=(
-                    "topic_id",
-                    "source_partition",
-                    "source_offset",
-                    "institution",
-                    "received_at",
-                    "rejected_at",
-                    "reason",
-                    "issues",
-                ),
-            )
+            rows = [
+                (
+                    one.topic_id,
+                    one.partition,
+                    one.offset,
+                    one.institution,
+                    one.received_at,
+                    writes.now,
+                    str(one.issues[0].reason),
+                    json.dumps([{"reason": issue.reason, "path": issue.shared_path} for issue in one.issues]),
+                )
+                for one in writes.rejected
+            ]
+            await self._insert(rejected_events, _REJECTED_COLUMNS, rows)
+
+    async def _insert(self, table: Table, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert rows at once; COPY is refused where row-level security holds for the login."""
+        await self._connection.execute(_insertion(table, tuple(columns)), *map(list, zip(*rows, strict=True)))
 
     async def _advance(self, advances: Sequence[Advance], now: datetime) -> None:
         await self._connection.execute(
@@ -367,6 +358,24 @@ class Batch:
         )
 
 
+@cache
+def _insertion(table: Table, columns: tuple[str, ...]) -> str:
+    types = (table.columns[name].type.compile(dialect=_DIALECT) for name in columns)
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({arrays})"
+
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_REJECTED_COLUMNS = (
+    "topic_id",
+    "source_partition",
+    "source_offset",
+    "institution",
+    "received_at",
+    "rejected_at",
+    "reason",
+    "issues",
+)
 _OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
 
 _OUTCOME_COLUMNS = ", ".join(StayOutcome.__struct_fields__)
@@ -533,7 +542,8 @@ async def open_pool(
 ) -> asyncpg.Pool[Any]:
     """Connect, with settings of the sessions; raise UnavailableError where there is no answer.
 
-    timeout_s, answer_s: how long connecting and a statement may take.
+    timeout_s, answer_s: how long connecting and a statement may take. Raises ConfigurationError where the login may
+    not take the role that the settings name.
     """
     try:
         return await asyncpg.create_pool(
@@ -544,6 +554,10 @@ async def open_pool(
             command_timeout=answer_s,
             server_settings={"tcp_keepalives_idle": "10", **session},
         )
+    except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
+        raise ConfigurationError(
+            f"The login of DATABASE_URL may not take the role {session.get('role')}: see docs/operations.md, roles."
+        ) from error
     except (*AWAY, asyncpg.PostgresError) as error:
         raise unanswered(error) from error
 

@@ -139,7 +139,7 @@ async def call(request: Request, service: Shared, sender: Caller) -> dict[str, l
         return {"cards": []}
     card_id, shown = str(uuid4()), found.shown
     await keep_card(
-        service.pool,
+        service.pools[sender.institution.id],
         ServedCard(
             card_id, sender.institution.id, found.patient_pseudonym, found.encounter_pseudonym, found.record_id,
             str(shown.band), shown.model_version, datetime.now(UTC),
@@ -171,7 +171,12 @@ async def _note(service: Service, sender: Sender, one: CardFeedback) -> bool:
     reason = one.overrideReason.reason.code if one.overrideReason and one.overrideReason.reason else None
     known = reason if reason in OVERRIDE_REASONS or reason is None else "other"
     return await note_outcome(
-        service.pool, sender.institution.id, str(one.card), one.outcome, known, one.outcomeTimestamp
+        service.pools[sender.institution.id],
+        sender.institution.id,
+        str(one.card),
+        one.outcome,
+        known,
+        one.outcomeTimestamp,
     )
 
 
@@ -190,7 +195,9 @@ async def _read(request: Request, service: Service, model: type[_M]) -> _M:
 
 async def _standing(service: Service, sender: Sender, context: Context) -> _Found | None:
     keys = sender.keys
-    score = await standing_score(service.pool, sender.institution.id, keys.encounter_pseudonym(context.encounterId))
+    score = await standing_score(
+        service.pools[sender.institution.id], sender.institution.id, keys.encounter_pseudonym(context.encounterId)
+    )
     if score is None or score.patient_pseudonym != keys.patient_pseudonym(context.patientId):
         return None
     if score.probability is None or score.baseline is None or score.band is None or score.features is None:

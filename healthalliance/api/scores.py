@@ -167,7 +167,7 @@ async def get_risk(
     if institution is not None:
         require_own(institution, sender)
     found = await standing_scores(
-        service.pool,
+        service.pools[sender.institution.id],
         sender.institution.id,
         bands=band or (),
         since=since,
@@ -186,7 +186,7 @@ async def get_risk(
 
 async def own_score(service: Service, sender: Sender, record_id: UUID) -> StoredScore:
     """Return a score of the caller's; raise ProblemError 404 where there is none, or it is another institution's."""
-    score = await find_score(service.pool, str(record_id), sender.institution.id)
+    score = await find_score(service.pools[sender.institution.id], str(record_id), sender.institution.id)
     if score is None:
         raise ProblemError(404, "unknown-record", "There is no such score of this institution.")
     return score

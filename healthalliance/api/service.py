@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 from connectors.intake_requests import forget_old
 from connectors.kafka import AwaitedPublisher
 from connectors.pseudonym_keys import keys_in_force, keys_of_settings
+from connectors.roles import one_institution
 from connectors.settings import Settings
 from connectors.store import AWAY, open_pool
 from healthalliance.api.changes import Changes
@@ -36,7 +37,8 @@ log = logging.getLogger("healthalliance.api")
 
 _LOOK_FOR_KEYS_S = 2.0
 _FORGET_EVERY_S = 3600.0
-_CONNECTIONS = 8
+_CONNECTIONS = 8  # of an institution
+_CONNECTIONS_OF_NOBODY = 2
 _ANSWER_S = 10
 _SESSION = {"statement_timeout": f"{_ANSWER_S}s", "application_name": "healthalliance-api"}
 _REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
@@ -45,10 +47,14 @@ _REFUSED_KEYS = 100.0  # at once
 
 @dataclass(slots=True)
 class Service:
-    """The API's connections and what it knows. `senders` are the institutions with their pseudonym keys."""
+    """The API's connections and what it knows. `senders` are the institutions with their pseudonym keys.
+
+    `pools` are by institution: what they see and write is that institution's only. `pool` is for what is nobody's.
+    """
 
     settings: Settings
     pool: asyncpg.Pool[Any]
+    pools: Mapping[str, asyncpg.Pool[Any]]
     publisher: AwaitedPublisher
     champion: ModelWatch
     keys: KeyRing
@@ -74,22 +80,22 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     keys = KeyRing.of(settings.institution_api_key)
     for id_ in institutions():
         keys_of_settings(settings, id_)
-    pool = await open_pool(
-        settings.database_url, connections=_CONNECTIONS, session=_SESSION, timeout_s=5, answer_s=_ANSWER_S
-    )
+    pool = await _pool(settings)
     try:
         senders = await _senders(pool, settings)
+        pools = {id_: await _pool(settings, id_) for id_ in senders}
     except BaseException:
         await pool.close()
         raise
     service = Service(
         settings=settings,
         pool=pool,
+        pools=pools,
         publisher=AwaitedPublisher(settings),
         champion=ModelWatch(settings, settings.model_alias),
         keys=keys,
         sessions=Sessions(keys, senders),
-        changes=Changes(pool),
+        changes=Changes(pools),
         senders=senders,
         limits=Limits(settings.event_max_bytes, settings.event_max_depth),
         validate=structure_validator(settings.structure_validator),
@@ -108,7 +114,16 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             task.cancel()
         service.changes.close()
         await asyncio.to_thread(service.publisher.close)
-        await service.pool.close()
+        for pool in (service.pool, *service.pools.values()):
+            await pool.close()
+
+
+async def _pool(settings: Settings, institution: str | None = None) -> asyncpg.Pool[Any]:
+    session = _SESSION | (one_institution(institution) if institution else {})
+    connections = _CONNECTIONS if institution else _CONNECTIONS_OF_NOBODY
+    return await open_pool(
+        settings.database_url, connections=connections, session=session, timeout_s=5, answer_s=_ANSWER_S
+    )
 
 
 async def _keep_up(champion: ModelWatch, every_s: float) -> None:

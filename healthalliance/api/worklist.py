@@ -142,7 +142,7 @@ async def get_worklist(
     """Return the caller's standing scores of the last days, the highest first, with reasons and marks."""
     now = datetime.now(UTC)
     found = await current_risks(
-        service.pool,
+        service.pools[sender.institution.id],
         sender.institution.id,
         now - timedelta(days=days),
         now,
@@ -189,7 +189,11 @@ async def get_entry(
 async def put_acknowledgement(encounter_pseudonym: UUID, seen: SeenIn, service: Shared, sender: Caller) -> MarkOut:
     """Note that somebody has seen a score: the encounter is quiet until its risk reaches a higher band."""
     known = await acknowledge(
-        service.pool, sender.institution.id, str(encounter_pseudonym), str(seen.record_id), datetime.now(UTC)
+        service.pools[sender.institution.id],
+        sender.institution.id,
+        str(encounter_pseudonym),
+        str(seen.record_id),
+        datetime.now(UTC),
     )
     return await _marked(service, sender, encounter_pseudonym, known)
 
@@ -204,7 +208,9 @@ async def put_snooze(encounter_pseudonym: UUID, wish: SnoozeIn, service: Shared,
     now = datetime.now(UTC)
     if not now < wish.until <= now + _LONGEST_SNOOZE:
         raise ProblemError(422, "invalid", "`until` lies within the next 30 days.")
-    known = await snooze(service.pool, sender.institution.id, str(encounter_pseudonym), wish.until, now)
+    known = await snooze(
+        service.pools[sender.institution.id], sender.institution.id, str(encounter_pseudonym), wish.until, now
+    )
     return await _marked(service, sender, encounter_pseudonym, known)
 
 
@@ -218,7 +224,9 @@ async def delete_mark(
     encounter_pseudonym: UUID, what: Literal["acknowledgement", "snooze"], service: Shared, sender: Caller
 ) -> Response:
     """Take an acknowledgement or a snooze back; there need not be one."""
-    await take_back(service.pool, sender.institution.id, str(encounter_pseudonym), what, datetime.now(UTC))
+    await take_back(
+        service.pools[sender.institution.id], sender.institution.id, str(encounter_pseudonym), what, datetime.now(UTC)
+    )
     return Response(status_code=204)
 
 
@@ -254,7 +262,13 @@ async def _marked(service: Service, sender: Sender, encounter: UUID, known: bool
 
 async def _standing(service: Service, sender: Sender, encounter: UUID) -> Listed:
     found = await current_risks(
-        service.pool, sender.institution.id, _EVER, datetime.now(UTC), encounter=str(encounter), quiet=True, most=1
+        service.pools[sender.institution.id],
+        sender.institution.id,
+        _EVER,
+        datetime.now(UTC),
+        encounter=str(encounter),
+        quiet=True,
+        most=1,
     )
     if not found:
         raise _unknown()
@@ -263,7 +277,9 @@ async def _standing(service: Service, sender: Sender, encounter: UUID) -> Listed
 
 async def _entries(service: Service, sender: Sender, found: list[Listed], language: Language) -> list[EntryOut]:
     known = await encounters_of(service, sender, [one.score for one in found])
-    trends = await versions_of(service.pool, sender.institution.id, [one.score.encounter_pseudonym for one in found])
+    trends = await versions_of(
+        service.pools[sender.institution.id], sender.institution.id, [one.score.encounter_pseudonym for one in found]
+    )
     return [
         _entry(
             one,

@@ -9,7 +9,7 @@ from alembic import op
 from connectors.migrations.versions import m0006_analysts
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
@@ -344,7 +344,9 @@ END $$
 """
 
 _ROLES = "SELECT make_roles(ARRAY['analyst', 'aggregate_analyst', 'one_institution'])"
-_PRIVATE = "REVOKE EXECUTE ON FUNCTION make_roles, protect_rows, grant_analysts FROM PUBLIC"
+_PRIVATE = (
+    "REVOKE EXECUTE ON FUNCTION make_roles, protect_rows, grant_analysts, ensure_risk_score_partitions FROM PUBLIC"
+)
 
 
 def upgrade() -> None:
