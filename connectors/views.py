@@ -129,7 +129,7 @@ VIEWS: tuple[View, ...] = (
         (
             *_INSTITUTION,
             _DAY,
-            ViewColumn("encounters", _COUNT, "encounters with a standing score, with noise; days with fewer than 10 are left out"),
+            ViewColumn("encounters", _COUNT, "with a standing score, with noise; days with fewer than 10 are left out"),
             ViewColumn("inpatient_stays", _COUNT, "of these, with noise; null: fewer than 10, or fewer than 10 others"),
             ViewColumn("high", _COUNT, "of these, by band, with noise; all three are null where one has fewer than 10"),
             ViewColumn("medium", _COUNT, "see high"),

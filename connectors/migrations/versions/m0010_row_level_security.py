@@ -180,6 +180,8 @@ LEFT JOIN risk_scores AS before
 
 # A patient moves a count by 1 and a sum of probabilities by less; see docs/analysts.md.
 _COUNT, _SUM = "3", "0.5"
+# Above ten, so that a count which begins to be told is hardly more likely to have been nine than another number.
+_TOLD = "12.5"
 _OWN = "institution = ANY ((SELECT readable_institutions())::text[])"
 
 
@@ -201,7 +203,7 @@ def _noise(name: str, scale: str) -> str:
 def _counted(name: str) -> str:
     """Say a count as it is told: null where it is small, or seems so."""
     noisy = f"{name} + {_noise(name, _COUNT)}"
-    return f"CASE WHEN {name} >= 10 AND {noisy} >= 9.5 THEN round({noisy})::bigint END"
+    return f"CASE WHEN {name} >= 10 AND {noisy} >= {_TOLD} THEN round({noisy})::bigint END"
 
 
 def _meant(name: str, of: str) -> str:
@@ -299,9 +301,27 @@ ORDER BY institution, feature, feature_drift_readings.measured_at DESC
 """,
 }  # fmt: skip
 
-# What the view of this name was before, which a rollback may have brought back, is what is counted.
-_CALIBRATION_EXACT = """
+# What is counted is read for all institutions, past the views that are read with the reader's own rights.
+_DAILY_EXACT = """
+CREATE OR REPLACE VIEW institution_daily_risk_exact AS
+SELECT institution, (received_at AT TIME ZONE 'UTC')::date AS day,
+       count(*) AS encounters,
+       count(*) FILTER (WHERE inpatient) AS inpatient_stays,
+       count(*) FILTER (WHERE band = 'high') AS high,
+       count(*) FILTER (WHERE band = 'medium') AS medium,
+       count(*) FILTER (WHERE band = 'low') AS low,
+       avg(probability) AS mean_probability
+FROM risk_scores WHERE superseded_by IS NULL AND status <> 'entered-in-error'
+GROUP BY institution, (received_at AT TIME ZONE 'UTC')::date
+"""
+
+# What the views of these names were before, which a rollback may have brought back.
+_EXACT = r"""
 DO $$ BEGIN
+    EXECUTE 'CREATE OR REPLACE VIEW risk_outcomes_exact AS ' || pg_get_viewdef('risk_outcomes'::regclass);
+    EXECUTE 'CREATE OR REPLACE VIEW judged_scores AS '
+            || regexp_replace(pg_get_viewdef('judged_scores'::regclass), '\mrisk_outcomes\M', 'risk_outcomes_exact',
+                              'g');
     IF pg_get_viewdef('model_calibration'::regclass) !~ 'model_calibration_exact' THEN
         EXECUTE 'CREATE OR REPLACE VIEW model_calibration_exact AS ' || pg_get_viewdef('model_calibration'::regclass);
     END IF;
@@ -351,7 +371,7 @@ _PRIVATE = (
 
 def upgrade() -> None:
     """Make the roles, policies and views."""
-    for statement in (*_SALT.split(";\n"), _MAKE_ROLES, _READABLE, _PROTECT, _PARTITIONS, _CALIBRATION_EXACT):
+    for statement in (*_SALT.split(";\n"), _MAKE_ROLES, _READABLE, _PROTECT, _PARTITIONS, _DAILY_EXACT, _EXACT):
         if statement.strip():
             op.execute(statement)
     for statement in (_VERSIONS, _HISTORY):
@@ -362,7 +382,7 @@ def upgrade() -> None:
         op.execute(statement)
 
 
-_UNPROTECT = """
+_UNPROTECT = r"""
 DO $$
 DECLARE
     one record;
@@ -377,6 +397,8 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(), one.rolname);
     END LOOP;
+    EXECUTE 'CREATE OR REPLACE VIEW judged_scores AS '
+            || regexp_replace(pg_get_viewdef('judged_scores'::regclass), 'risk_outcomes_exact', 'risk_outcomes', 'g');
     EXECUTE 'CREATE OR REPLACE VIEW model_calibration AS ' || pg_get_viewdef('model_calibration_exact'::regclass);
 END $$
 """
@@ -392,7 +414,7 @@ def downgrade() -> None:
     for name in ("latest_risk", "risk_history", "risk_outcomes"):
         op.execute(f"ALTER VIEW {name} RESET (security_invoker)")
     op.execute("ALTER VIEW model_calibration RESET (security_barrier)")
-    op.execute("DROP VIEW model_calibration_exact, score_versions")
+    op.execute("DROP VIEW model_calibration_exact, risk_outcomes_exact, score_versions")
     op.execute("DROP TABLE noise_salt")
     op.execute("DROP FUNCTION protect_rows, make_roles, readable_institutions")
     op.execute(m0006_analysts._ROLE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
