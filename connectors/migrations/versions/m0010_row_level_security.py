@@ -232,10 +232,12 @@ WHERE encounters IS NOT NULL
 """,
     "model_performance": f"""
 SELECT institution, model_name, model_version, role, outcomes, readmitted,
-       round(least(1, readmitted / outcomes::float8)::numeric, 3)::double precision AS observed_share,
+       CASE WHEN readmitted IS NOT NULL
+            THEN round(least(1, readmitted / outcomes::float8)::numeric, 3)::double precision END AS observed_share,
        mean_probability,
-       round((least(1, readmitted / outcomes::float8) / nullif(mean_probability, 0))::numeric, 2)::double precision
-           AS calibration_ratio,
+       CASE WHEN readmitted IS NOT NULL
+            THEN round((least(1, readmitted / outcomes::float8) / nullif(mean_probability, 0))::numeric, 2)
+                 ::double precision END AS calibration_ratio,
        CASE WHEN readmitted IS NOT NULL THEN brier END AS brier,
        CASE WHEN readmitted IS NOT NULL THEN auroc END AS auroc,
        first_discharge, last_discharge
