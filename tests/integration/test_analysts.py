@@ -105,7 +105,7 @@ def test_no_table_can_be_read_but_for_the_columns_of_a_view(analyst: Analyst, ta
     [
         "UPDATE latest_risk SET band = 'low'",
         "DELETE FROM latest_risk",
-        "INSERT INTO feature_drift_daily SELECT * FROM feature_drift_daily",
+        "INSERT INTO latest_risk (institution) VALUES ('ukhd')",
         "DELETE FROM risk_scores",
         "TRUNCATE stream_progress",
         "CREATE TABLE mine (id integer)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -216,11 +216,12 @@ def test_no_small_group_of_outcomes_is_told(looks: Looks, when: int) -> None:
 def test_no_sum_or_difference_of_what_is_told_is_the_number_that_is_so(looks: Looks) -> None:
     """Whatever is reckoned from the numbers of a day, each of them is off by its own noise."""
     told, exact = looks.told[0]["institution_daily_risk"], looks.exact[0]["institution_daily_risk"]
-    for reckon in (
+    reckonings: tuple[Callable[[Mapping[str, Any]], int], ...] = (
         lambda row: row["encounters"] - row["high"] - row["medium"],  # is low
         lambda row: row["encounters"] - row["inpatient_stays"],
         lambda row: row["high"] + row["medium"] + row["low"],
-    ):
+    )
+    for reckon in reckonings:
         pairs = [(reckon(row), reckon(exact[day])) for day, row in told.items() if None not in row.values()]
         assert len(pairs) > _DAYS / 4
         assert sum(seen == real for seen, real in pairs) < len(pairs) / 3
@@ -312,7 +313,7 @@ def guessed_reasons(seen: Pair, people: Population) -> float:
     ],
 )
 def test_of_a_patient_who_came_between_two_looks_hardly_more_than_chance_is_guessed(
-    looks: Looks, guessed: Any, at_most: float
+    looks: Looks, guessed: Callable[[Pair, Population], float], at_most: float
 ) -> None:
     assert guessed(looks.exact, looks.population) > 0.95
     assert guessed(looks.told, looks.population) < at_most
