@@ -77,7 +77,7 @@ _COLUMN = re.compile(
 _LONG_NAMES = {"timestamptz": "timestamp with time zone"}
 
 
-_ADD_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN ([^;]+);")
+_ADD_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (?:IF NOT EXISTS )?([^;]+);")
 
 
 @cache

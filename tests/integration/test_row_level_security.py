@@ -33,7 +33,7 @@ PASSWORD = "of-the-tests"
 AGGREGATES = {one.name for one in views.VIEWS if one.is_aggregate}
 ROW_VIEWS = {one.name for one in views.VIEWS if not one.is_aggregate} | {"score_versions"}
 OWNERS_VIEWS = {
-    "institution_daily_risk_exact", "risk_outcomes_exact", "judged_scores", "model_performance_exact",
+    "institution_daily_risk_exact", "judged_outcomes", "model_performance_exact",
     "model_calibration_exact",
 }  # fmt: skip
 TABLES = {name for name, table in metadata.tables.items() if "institution" in table.columns}

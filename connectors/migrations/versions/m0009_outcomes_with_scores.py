@@ -1,6 +1,8 @@
 """Keep the score of a discharge in its outcome, so that judging months of scores looks none of them up.
 
 Rows that are there already are filled in the same transaction: workers wait meanwhile.
+A rollback to a release before it leaves all of this, though its revision says that it is not there: everything here may
+be run again.
 """
 
 from alembic import op
@@ -25,7 +27,7 @@ _COLUMNS = {
 
 # A trigger, so that the release before keeps them too while both run. It finds the tables where the session does.
 _FILLED = """
-CREATE FUNCTION fill_outcome_score() RETURNS trigger
+CREATE OR REPLACE FUNCTION fill_outcome_score() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     SELECT probability, band, model_name, model_version
@@ -38,6 +40,7 @@ BEGIN
 END $$
 """
 _TRIGGER = """
+DROP TRIGGER IF EXISTS outcome_score ON score_outcomes;
 CREATE TRIGGER outcome_score BEFORE INSERT OR UPDATE OF record_id ON score_outcomes
 FOR EACH ROW EXECUTE FUNCTION fill_outcome_score()
 """
@@ -48,6 +51,7 @@ UPDATE score_outcomes AS stay SET ({", ".join(_COLUMNS)}) =
 FROM risk_scores AS score
 LEFT JOIN challenger_scores AS challenger ON challenger.record_id = score.record_id
 WHERE score.record_id = stay.record_id AND score.received_at = stay.received_at
+  AND stay.model_name IS NULL
 """
 
 # Hours, since 30 days are longer or shorter where a session's time zone changes its clocks meanwhile.
@@ -75,7 +79,7 @@ FROM score_outcomes AS stay
 LEFT JOIN (SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution) AS known
        USING (institution);
 
-CREATE VIEW judged_outcomes AS
+CREATE OR REPLACE VIEW judged_outcomes AS
 WITH stay AS MATERIALIZED (
     SELECT told.*
     FROM (SELECT institution, max(known_until) AS until FROM stream_progress GROUP BY institution) AS known
@@ -154,15 +158,15 @@ WITH placed AS (
 SELECT institution, model_name, model_version, role, risk_group, outcomes, readmitted, mean_probability, observed_share
 FROM ranked WHERE groups = finest;
 
-DROP VIEW judged_scores;
+DROP VIEW IF EXISTS judged_scores;
 """
 
 
 def upgrade() -> None:
     """Add the columns, fill them, keep them, and let the views read them."""
     for name, type_ in _COLUMNS.items():
-        op.execute(f"ALTER TABLE score_outcomes ADD COLUMN {name} {type_}")
-    for statement in (_FILL, _FILLED, _TRIGGER, *_VIEWS.split(";\n")):
+        op.execute(f"ALTER TABLE score_outcomes ADD COLUMN IF NOT EXISTS {name} {type_}")
+    for statement in (_FILL, _FILLED, *_TRIGGER.split(";\n"), *_VIEWS.split(";\n")):
         if statement.strip():
             op.execute(statement)
 

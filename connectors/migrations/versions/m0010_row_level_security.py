@@ -320,10 +320,6 @@ GROUP BY institution, (received_at AT TIME ZONE 'UTC')::date
 # What the views of these names were before, which a rollback may have brought back.
 _EXACT = r"""
 DO $$ BEGIN
-    EXECUTE 'CREATE OR REPLACE VIEW risk_outcomes_exact AS ' || pg_get_viewdef('risk_outcomes'::regclass);
-    EXECUTE 'CREATE OR REPLACE VIEW judged_scores AS '
-            || regexp_replace(pg_get_viewdef('judged_scores'::regclass), '\mrisk_outcomes\M', 'risk_outcomes_exact',
-                              'g');
     IF pg_get_viewdef('model_calibration'::regclass) !~ 'model_calibration_exact' THEN
         EXECUTE 'CREATE OR REPLACE VIEW model_calibration_exact AS ' || pg_get_viewdef('model_calibration'::regclass);
     END IF;
@@ -399,8 +395,6 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(), one.rolname);
     END LOOP;
-    EXECUTE 'CREATE OR REPLACE VIEW judged_scores AS '
-            || regexp_replace(pg_get_viewdef('judged_scores'::regclass), 'risk_outcomes_exact', 'risk_outcomes', 'g');
     EXECUTE 'CREATE OR REPLACE VIEW model_calibration AS ' || pg_get_viewdef('model_calibration_exact'::regclass);
 END $$
 """
@@ -416,7 +410,7 @@ def downgrade() -> None:
     for name in ("latest_risk", "risk_history", "risk_outcomes"):
         op.execute(f"ALTER VIEW {name} RESET (security_invoker)")
     op.execute("ALTER VIEW model_calibration RESET (security_barrier)")
-    op.execute("DROP VIEW model_calibration_exact, risk_outcomes_exact, score_versions")
+    op.execute("DROP VIEW model_calibration_exact, score_versions")
     op.execute("DROP TABLE noise_salt")
     op.execute("DROP FUNCTION protect_rows, make_roles, readable_institutions")
     op.execute(m0006_analysts._ROLE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
