@@ -335,3 +335,19 @@ noise_salt = Table(
     Column("salt", Uuid, primary_key=True),
     comment="One row, which keeps the noise in analysts' aggregates from being guessed.",
 )
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("institution", Text, nullable=False, comment="whose data; all: a model, which concerns everybody"),
+    Column("sequence", BigInteger, nullable=False, comment="its number in the institution's chain, from 1"),
+    Column("recorded_at", _TIME, nullable=False),
+    Column("login", Text, nullable=False, comment="of the database, as which it was added"),
+    Column("agent", Text, nullable=False, comment="the API's key or session by its hash's beginning, or a login"),
+    Column("action", Text, nullable=False),
+    Column("subjects", JSONB, nullable=False, comment="records, pseudonyms, events, models; no id of a hospital"),
+    Column("outcome", Text, nullable=False, comment="granted, or failed after a change that was not made"),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the row before's, the number and the entry"),
+    PrimaryKeyConstraint("institution", "sequence"),
+    comment="Who looked at what and who changed what; rows can only be added, and a changed one is found.",
+)

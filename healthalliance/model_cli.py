@@ -11,9 +11,11 @@ import typer
 from rich.table import Table
 
 from healthalliance.console import Json, connected, err, out, print_json
+from schemas.audit import EVERYBODY, Action
 
 if TYPE_CHECKING:
     from connectors.models.versions import Version
+    from connectors.settings import Settings
     from model_training.measures import Estimate
     from model_training.promotion import Comparison
 
@@ -51,10 +53,11 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version champion, if the gate passes it on the held-out stays of the feature topics as they are now."""
+    from healthalliance.auditing import noted_change
     from model_training.promotion import promote as make_champion
 
-    settings = connected("mlflow") if force else connected(*_MEASURING)
-    with _reading() as on_read:
+    settings = connected("mlflow", "postgres") if force else connected(*_MEASURING, "postgres")
+    with noted_change(settings, Action.PROMOTE_MODEL, EVERYBODY, [_subject(settings, version)]), _reading() as on_read:
         done = make_champion(settings, version, force=force, on_read=on_read)
     if as_json:
         print_json({**asdict(done.moved), "gate": "left out" if done.verdict is None else "passed"})
@@ -66,8 +69,11 @@ def promote(
 def rollback(as_json: Json = False) -> None:
     """Go back to the champion before the one of now; again, and it goes one further back."""
     from connectors.models.versions import roll_back
+    from healthalliance.auditing import noted_change
 
-    moved = roll_back(connected("mlflow"))
+    settings = connected("mlflow", "postgres")
+    with noted_change(settings, Action.ROLL_BACK_MODEL, EVERYBODY, [_subject(settings)]):
+        moved = roll_back(settings)
     if as_json:
         print_json(asdict(moved))
     else:
@@ -87,6 +93,10 @@ def compare(first: Wanted, second: Wanted, as_json: Json = False) -> None:
     out.print(_comparison(found))
     for remark in found.remarks:
         out.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def _subject(settings: Settings, version: str | None = None) -> str:
+    return f"model:{settings.model_name}" + (f"/{version}" if version else "")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from connectors.store import connect
 from healthalliance.progress import fetch
 from schemas.errors import ConfigurationError, UnavailableError
 from schemas.institutions import institution as find_institution
+from schemas.institutions import institutions
 from schemas.intake.event import REDRIVEN_OFFSET, first_offset, parse_events
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.structure import structure_validator
@@ -70,6 +71,10 @@ class Selection:
     institution: str | None = None
     reason: str | None = None
     events: tuple[EventId, ...] = ()
+
+    def subjects(self) -> list[str]:
+        """Name what is meant, for the audit log."""
+        return [f"event:{one}" for one in self.events] or [f"reason:{self.reason or 'any'}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,17 @@ def discard(settings: Settings, selection: Selection, because: str) -> int:
     ]
     _resolve(settings, events, "discarded", [None] * len(events), because)
     return len(events)
+
+
+def by_institution(selection: Selection) -> dict[str, Selection]:
+    """Cut a selection into those of each institution that it may reach."""
+    chosen = [selection.institution] if selection.institution else list(institutions())
+    if selection.events:
+        chosen = [one for one in chosen if any(event.institution == one for event in selection.events)]
+    return {
+        one: Selection(one, selection.reason, tuple(event for event in selection.events if event.institution == one))
+        for one in chosen
+    }
 
 
 def _open(settings: Settings, selection: Selection) -> list[asyncpg.Record]:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from connectors.score_reading import After, find_score, standing_scores
+from healthalliance.api.auditing import Audited, records
 from healthalliance.api.bodies import wants_fhir
 from healthalliance.api.callers import Caller, require_own
 from healthalliance.api.fhir_events import MEDIA_TYPE
@@ -22,6 +23,7 @@ from healthalliance.api.histories import Known, encounters_of
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.audit import Action
 from schemas.explanation import cause, headline
 from schemas.feature_words import Language
 from schemas.messages import Band, ScoreStatus
@@ -111,10 +113,11 @@ _FHIR: dict[str, Any] = {
     summary="One score",
     responses={200: {"model": ScoreOut, "content": _FHIR}, **describes(401, 404, 422, 429, 503)},
 )
-async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
+async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller, audit: Audited) -> Response:
     """Return a score of the caller's institution, by `Accept: application/fhir+json` as a RiskAssessment."""
     score = await own_score(service, sender, record_id)
     encounters = await encounters_of(service, sender, [score])
+    await audit.note(Action.READ_SCORE, records([score]))
     if wants_fhir(request):
         return _rendered(_assessment(score, encounters), MEDIA_TYPE)
     return _rendered(score_document(score, encounters))
@@ -129,10 +132,12 @@ async def get_explanation(
     record_id: UUID,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     language: Annotated[Language, Query(description="of the sentences")] = "en",
 ) -> Response:
     """Explain a score of the caller's institution in sentences, the largest effect first."""
     score = await own_score(service, sender, record_id)
+    await audit.note(Action.READ_EXPLANATION, records([score]))
     document = {
         "record_id": score.record_id,
         "headline": headline(score.probability, score.band, language),
@@ -156,6 +161,7 @@ async def get_risk(
     request: Request,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
     band: Annotated[list[Band] | None, Query(description="only these bands")] = None,
     since: Annotated[Moment | None, Query(description="only scores made from then on; with an offset")] = None,
@@ -177,6 +183,7 @@ async def get_risk(
     )
     page, more = found[:limit], len(found) > limit
     encounters = await encounters_of(service, sender, page)
+    await audit.note(Action.LIST_RISK, records(page))
     following = _cursor(page[-1]) if more else None
     if wants_fhir(request):
         url = str(request.url.include_query_params(after=following)) if following else None

@@ -20,6 +20,7 @@ from connectors.pseudonym_keys import keys_in_force, keys_of_settings
 from connectors.roles import one_institution
 from connectors.settings import Settings
 from connectors.store import AWAY, open_pool
+from healthalliance.api.audit_log import AuditLog
 from healthalliance.api.changes import Changes
 from healthalliance.api.keys import KeyRing
 from healthalliance.api.problems import unavailable
@@ -38,7 +39,7 @@ log = logging.getLogger("healthalliance.api")
 _LOOK_FOR_KEYS_S = 2.0
 _FORGET_EVERY_S = 3600.0
 _CONNECTIONS = 8  # of an institution
-_CONNECTIONS_OF_NOBODY = 2
+_CONNECTIONS_OF_NOBODY = 4
 _ANSWER_S = 10
 _SESSION = {"statement_timeout": f"{_ANSWER_S}s", "application_name": "healthalliance-api"}
 _REFUSED_KEYS_PER_S = 1.0  # of one address; a key has 256 bits, so this is against noise, not guessing
@@ -55,6 +56,7 @@ class Service:
     settings: Settings
     pool: asyncpg.Pool[Any]
     pools: Mapping[str, asyncpg.Pool[Any]]
+    audit: AuditLog
     publisher: AwaitedPublisher
     champion: ModelWatch
     keys: KeyRing
@@ -91,6 +93,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         settings=settings,
         pool=pool,
         pools=pools,
+        audit=AuditLog(pool),
         publisher=AwaitedPublisher(settings),
         champion=ModelWatch(settings, settings.model_alias),
         keys=keys,

@@ -24,6 +24,7 @@ from connectors.migrations.versions import (
     m0008_judged_scores,
     m0009_outcomes_with_scores,
     m0010_row_level_security,
+    m0012_audit_events,
     m0013_pseudonym_keys,
 )
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
@@ -54,6 +55,7 @@ def migrated() -> str:
         m0008_judged_scores.upgrade()
         m0009_outcomes_with_scores.upgrade()
         m0010_row_level_security.upgrade()
+        m0012_audit_events.upgrade()
         m0013_pseudonym_keys.upgrade()
     return out.getvalue()
 
