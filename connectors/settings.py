@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")
     model_challenger_alias: str = Field("challenger", description="alias of the version beside it; empty: none")
+    model_signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="key that models are signed with when they are registered, base64; the trainer's alone",
+    )
+    model_public_keys: str = Field(
+        "", description="keys of which one must have signed a model that is used, base64,…; empty: none has to"
+    )
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
     performance_every_s: float = Field(300.0, gt=0, description="seconds between looks at outcomes and drift")
 

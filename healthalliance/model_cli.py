@@ -81,6 +81,39 @@ def rollback(as_json: Json = False) -> None:
 
 
 @app.command()
+def sign(
+    version: Annotated[str, typer.Argument(help="A version's number.")],
+    as_json: Json = False,
+) -> None:
+    """Sign a version that was registered without MODEL_SIGNING_KEY, or with another one."""
+    from connectors.models.versions import find_version, sign_version
+    from healthalliance.auditing import noted_change
+
+    settings = connected("mlflow", "postgres")
+    found = find_version(settings, version).version
+    with noted_change(settings, Action.SIGN_MODEL, EVERYBODY, [_subject(settings, found)]):
+        digest = sign_version(settings, found)
+    if as_json:
+        print_json({"version": found, "digest": digest})
+    else:
+        out.print(f"Version {found} is signed. Workers that refused it try again within five minutes.")
+
+
+@app.command()
+def key(as_json: Json = False) -> None:
+    """Make a key that models are signed with: only training gets it, all others get its public half."""
+    from connectors.models.signing import new_key_pair
+
+    signing, public = new_key_pair()
+    if as_json:
+        print_json({"MODEL_SIGNING_KEY": signing, "MODEL_PUBLIC_KEYS": public})
+        return
+    out.print(f"MODEL_SIGNING_KEY={signing}", highlight=False, soft_wrap=True)
+    out.print(f"MODEL_PUBLIC_KEYS={public}", highlight=False, soft_wrap=True)
+    out.print("To rotate: set the new public key beside the old one, separated by a comma; later sign and remove.")
+
+
+@app.command()
 def compare(first: Wanted, second: Wanted, as_json: Json = False) -> None:
     """Measure two versions on the held-out stays of the feature topics as they are now."""
     from model_training.promotion import compare as compare_versions

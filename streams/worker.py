@@ -16,6 +16,7 @@ import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
 from connectors.logs import log_to_stderr, without_values
+from connectors.models.signing import warn_of_unsigned
 from connectors.pseudonym_keys import KeyPair, keys_of_settings
 from connectors.registry import Registry
 from connectors.settings import Settings
@@ -63,6 +64,7 @@ class Worker:
         """Run until a signal ends it; exits with a HealthAllianceError's code where it cannot go on."""
         log_to_stderr(self._settings)
         start_tracing(self._settings, "worker")
+        warn_of_unsigned(self._settings)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._prepare())
