@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format types manifests images bench faults airflow lock
+.PHONY: help setup demo test check format types manifests images bench faults fuzz airflow lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -83,6 +83,9 @@ bench: setup  ## measure against a naive worker, or with DIABETES130=file on tha
 
 faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUTANT=name
 	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE)) $(if $(MUTANT),--mutant $(MUTANT))
+
+fuzz: setup  ## feed all readers what nobody would send, for MINUTES=10
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 airflow: setup  ## try the Airflow DAG in an environment of its own, which is made once (a minute or more)
 	@test -x $(AIRFLOW)/bin/airflow || { echo "Installing Airflow into $(AIRFLOW)"; \

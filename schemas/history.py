@@ -230,5 +230,8 @@ def encode_history(history: PatientHistory) -> bytes:
 
 
 def decode_history(data: bytes) -> PatientHistory:
-    """Read what `encode_history` wrote."""
-    return _decoder.decode(data)
+    """Read what `encode_history` wrote; raise ValueError for any other bytes."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+        raise ValueError(f"The bytes are no history ({type(error).__name__}).") from error

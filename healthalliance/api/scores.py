@@ -177,7 +177,7 @@ async def get_risk(
         sender.institution.id,
         bands=band or (),
         since=since,
-        after=_after(after) if after else None,
+        after=page_end(after) if after else None,
         inpatient=inpatient,
         most=limit + 1,
     )
@@ -222,7 +222,8 @@ def _cursor(score: StoredScore) -> str:
     return base64.urlsafe_b64encode(f"{score.scored_at.isoformat()} {score.record_id}".encode()).decode()
 
 
-def _after(text: str) -> After:
+def page_end(text: str) -> After:
+    """Read where a page ended, as its `next` says; raise ProblemError 422 for what is none."""
     try:
         at, _, record_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
         moment = datetime.fromisoformat(at)
