@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from connectors.settings import load_settings
+from connectors.settings import Settings, load_settings
 from healthalliance.console import Json, connected, err, out, print_json
+from schemas.audit import Action
 from schemas.erasure import Future
 from schemas.errors import ConfigurationError
+from schemas.institutions import institution as find_institution
 
 Institution = Annotated[str, typer.Option("--institution", "-i", help="Whose patient it is.")]
 
@@ -33,6 +36,7 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Erase patients from every store, and write a signed certificate for each. Workers must run."""
+    from healthalliance.auditing import noted_change
     from healthalliance.erasing import Order, signing_key
     from healthalliance.erasing import erase as run_erase
 
@@ -42,13 +46,22 @@ def erase(
     settings = connected()
     signing_key(settings)
     order = Order(institution, ids, future, tuple(snapshots or ()), timeout_s)
-    certificates = run_erase(settings, order, lambda step: None if as_json else err.print(f"[dim]{step}[/]"))
+    with noted_change(settings, Action.ERASE, institution, _subjects(settings, institution, ids)):
+        certificates = run_erase(settings, order, lambda step: None if as_json else err.print(f"[dim]{step}[/]"))
     paths = [_write(folder, one) for one in certificates]
     if as_json:
         print_json(certificates)
         return
     for one, path in zip(certificates, paths, strict=True):
         out.print(f"{_told(one)} {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _subjects(settings: Settings, institution: str, ids: Sequence[str]) -> list[str]:
+    """Name patients as the audit log does."""
+    from connectors.pseudonym_keys import read_keys
+
+    keys = read_keys(settings, [find_institution(institution).id])[institution].keys
+    return [f"patient:{keys.patient_pseudonym(one)}" for one in ids]
 
 
 def _lines(path: Path) -> list[str]:
@@ -105,10 +118,13 @@ def export_patient(
     as_json: Json = False,
 ) -> None:
     """Write all that is stored of a patient, readable, as JSON."""
+    from healthalliance.auditing import note_access
     from healthalliance.patient_export import export_patient as run_export
     from healthalliance.patient_export import write_export
 
-    document = run_export(connected(), institution, patient)
+    settings = connected()
+    note_access(settings, Action.EXPORT_PATIENT, institution, _subjects(settings, institution, [patient]))
+    document = run_export(settings, institution, patient)
     if to is None:
         print_json(document)
         return
