@@ -53,6 +53,12 @@ def _remains(found: Found, at: datetime, future: Future, *, is_erased: bool) -> 
         yield from _on_topics(institution, at)
         yield from _ELSEWHERE
         yield Remainder(
+            "postgresql: audit_events",
+            "that records of the pseudonym were looked at or changed, when and by whom",
+            None,
+            "whoever looked has to answer for it; nothing of what was seen is in it",
+        )
+        yield Remainder(
             "intake_requests",
             "SHA-256 of an idempotency key and of a request's body",
             _day(at + _IDEMPOTENCY),

@@ -96,7 +96,9 @@ def test_a_signature_is_of_one_file_under_one_name(tmp_path: Path) -> None:
         refused(lambda broken=broken: require_signature(worker(tmp_path), "1", "a" * 64, broken), "signed-by")  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("key", ["x", "AAAA", PUBLIC[:-2], f"{PUBLIC},"])
+@pytest.mark.parametrize(
+    "key", ["x", "AAAA", PUBLIC[:-2], f"{PUBLIC},"], ids=["a letter", "too short", "cut", "a comma"]
+)
 def test_what_is_no_key_is_a_wrong_setting(tmp_path: Path, key: str) -> None:
     registered(tmp_path, OTHER_SIGNING)
     with pytest.raises(ConfigurationError, match="MODEL_PUBLIC_KEYS"):
@@ -121,7 +123,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("keys", ["", PUBLIC])
+@pytest.mark.parametrize("keys", ["", PUBLIC], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("tags", ["left", "changed"])
 @pytest.mark.parametrize("what", ["pickle", "one byte", "another forest"])
 def test_a_file_that_was_put_in_its_place_is_refused_and_never_run(copy: Path, what: str, tags: str, keys: str) -> None:
