@@ -16,6 +16,7 @@ NAMES = (
     "README.md",
     "docs/hospitals.md",
     "docs/http.md",
+    "docs/security.md",
     "docs/worklist.md",
     "docs/alerting.md",
     "docs/analysts.md",
