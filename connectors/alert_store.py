@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 
-from connectors.roles import one_institution
 from connectors.score_reading import band_rank
 from connectors.store import open_pool
 from schemas.alert import Crossing, Opened, Scored, Told, Waiting, alert_id
@@ -198,12 +197,8 @@ class AlertStore:
 
 
 async def open_alert_store(database_url: str, institution: str, channel: str) -> AlertStore:
-    """Connect to what is the institution's; raise UnavailableError where there is no answer."""
-    session = {
-        **one_institution(institution),
-        "idle_in_transaction_session_timeout": "20s",
-        "application_name": "healthalliance-alerts",
-    }
+    """Connect; raise UnavailableError where there is no answer."""
+    session = {"idle_in_transaction_session_timeout": "20s", "application_name": "healthalliance-alerts"}
     pool = await open_pool(database_url, connections=3, session=session)
     return AlertStore(pool, institution, channel)
 

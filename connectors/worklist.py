@@ -157,20 +157,19 @@ async def snooze(connection: Connection, institution: str, encounter: str, until
 
 async def take_back(
     connection: Connection, institution: str, encounter: str, what: Literal["acknowledgement", "snooze"], now: datetime
-) -> bool:
-    """Take an acknowledgement or a snooze back, if there is one; return whether the encounter has marks at all."""
+) -> None:
+    """Take an acknowledgement or a snooze back, if there is one."""
     columns = {
         "acknowledgement": "acknowledged_record_id = NULL, acknowledged_at = NULL",
         "snooze": "snoozed_until = NULL",
     }
-    done = await connection.execute(
+    await connection.execute(
         f"""UPDATE worklist_marks SET {columns[what]}, updated_at = $3
             WHERE institution = $1 AND encounter_pseudonym = $2""",
         institution,
         encounter,
         now,
     )
-    return str(done) != "UPDATE 0"
 
 
 async def change_token(connection: Connection, institution: str) -> str:

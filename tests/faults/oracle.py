@@ -11,7 +11,6 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import numpy as np
 
 from connectors.kafka import end_offsets, topic_ids
@@ -112,11 +111,11 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
             if place in rejected_rows
         ),
         lost_on_risk=len(expected.scores.keys() - risk.first.keys()),
-        foreign_on_risk=len(risk.first.keys() - expected.scores.keys() - expected.erased),
+        foreign_on_risk=len(risk.first.keys() - expected.scores.keys()),
         repeats_that_differ=risk.differ,
         out_of_order=risk.out_of_order,
         lost_on_rejected=len(expected.rejected.keys() - on_rejected.keys()),
-        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys() - expected.erased_rejections),
+        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys()),
         wrong_on_features=_wrong_on_features(settings, expected),
         wrong_outcomes=_wrong_outcomes(settings, expected),
         wrong_challenger_scores=_wrong_challenger_scores(settings, expected),
@@ -178,14 +177,8 @@ def _wrong_histories(settings: Settings, expected: FaultFree) -> int:
     for row in fetch(settings, "SELECT institution, patient_pseudonym::text, history FROM patient_history"):
         key = (row["institution"], row["patient_pseudonym"])
         held[key] = decode_history(keys[key[0]].unseal(row["history"], key[1]))
-    wanted = {key: history for key, one in expected.histories.items() if (history := _kept(one)) != PatientHistory()}
-    held = {key: history for key, one in held.items() if (history := _kept(one)) != PatientHistory()}
-    return sum(held.get(key) != wanted.get(key) for key in held.keys() | wanted.keys())
-
-
-def _kept(history: PatientHistory) -> PatientHistory:
-    """Leave out what only says whose tombstones may be sent again, which `healthalliance erase` clears away."""
-    return msgspec.structs.replace(history, erased=())
+    both = held.keys() | expected.histories.keys()
+    return sum(held.get(key) != expected.histories.get(key) for key in both)
 
 
 def _rejected_rows(settings: Settings, names: dict[str, str]) -> dict[Place, list[str]]:

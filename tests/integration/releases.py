@@ -43,7 +43,7 @@ class Release:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=120,
             check=False,
         )
 
