@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format types manifests images bench faults airflow lock
+.PHONY: help setup demo test check format types manifests supply images bench faults fuzz airflow lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,7 @@ DEPLOY_VERSIONS := $(ACTIONLINT_VERSION) $(KUSTOMIZE_VERSION) $(KEDA_VERSION) $(
 DEPLOY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/deploy-$(shell echo $(DEPLOY_VERSIONS) | cat - $(DEPLOY_REQUIREMENTS) | sha256sum | cut -c1-12)
 OVERLAYS := local aws
 RENDERED := .local/manifests
+SBOM := .local/sbom
 
 COMPILE := uv pip compile --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11
 
@@ -32,7 +33,7 @@ demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 
 test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-check: format types manifests  ## format, lint, types, import rules, schemas, and what is deployed
+check: format types manifests supply  ## format, lint, types, import rules, schemas, and what is deployed
 
 format: setup  ## format and lint
 	@$(BIN)/ruff format --check .
@@ -57,6 +58,13 @@ manifests: setup $(DEPLOY)/installed  ## validate Terraform, Kubernetes, Docker,
 	@$(DEPLOY)/bin/hadolint Dockerfile
 	@$(DEPLOY)/bin/actionlint -shellcheck= -pyflakes=
 	@PATH="$(DEPLOY)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy
+
+supply: setup $(DEPLOY)/installed  ## what is in the images (CycloneDX), and what is known to be vulnerable in it
+	@mkdir -p $(SBOM)
+	@for lock in runtime training; do \
+	  $(DEPLOY)/bin/cyclonedx-py requirements requirements-$$lock.lock --pyproject pyproject.toml --output-reproducible \
+	    -o $(SBOM)/$$lock.cdx.json 2>/dev/null || exit 1; done
+	@$(DEPLOY)/bin/python tests/deploy/vulnerabilities.py $(DEPLOY)/bin/pip-audit requirements-training.lock
 
 # Copy definitions out of a Go module: $(call definitions,module@version,files)
 definitions = module=$$(go mod download -json $(1) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && cp $$module/$(2) $(DEPLOY)/crds
@@ -83,6 +91,9 @@ bench: setup  ## measure against a naive worker, or with DIABETES130=file on tha
 
 faults: setup  ## prove the delivery by faults; SCENARIO=name SEED=n SCALE=x MUTANT=name
 	@$(BIN)/python -m tests.faults $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE)) $(if $(MUTANT),--mutant $(MUTANT))
+
+fuzz: setup  ## feed all readers what nobody would send, for MINUTES=10
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 airflow: setup  ## try the Airflow DAG in an environment of its own, which is made once (a minute or more)
 	@test -x $(AIRFLOW)/bin/airflow || { echo "Installing Airflow into $(AIRFLOW)"; \

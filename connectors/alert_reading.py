@@ -27,7 +27,7 @@ async def read_moments(
     clock: `arrival`, when each score's event came, or `event`, the time that its features hold for. Raises
     UnavailableError where PostgreSQL does not answer.
     """
-    async with reading(database_url) as connection:
+    async with reading(database_url, institution) as connection:
         rows = await connection.fetch(_SCORES.format(moment=_MOMENT[clock]), institution, since)
         outcomes = await connection.fetch(_OUTCOMES, institution)
     known = {str(row["encounter_pseudonym"]): bool(row["readmitted"]) for row in outcomes}

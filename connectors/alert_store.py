@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from connectors.roles import one_institution
 from connectors.score_reading import band_rank
 from connectors.store import open_pool
 from schemas.alert import Crossing, Opened, Scored, Told, Waiting, alert_id
@@ -197,8 +198,12 @@ class AlertStore:
 
 
 async def open_alert_store(database_url: str, institution: str, channel: str) -> AlertStore:
-    """Connect; raise UnavailableError where there is no answer."""
-    session = {"idle_in_transaction_session_timeout": "20s", "application_name": "healthalliance-alerts"}
+    """Connect to what is the institution's; raise UnavailableError where there is no answer."""
+    session = {
+        **one_institution(institution),
+        "idle_in_transaction_session_timeout": "20s",
+        "application_name": "healthalliance-alerts",
+    }
     pool = await open_pool(database_url, connections=3, session=session)
     return AlertStore(pool, institution, channel)
 

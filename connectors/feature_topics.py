@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,13 +57,18 @@ class Snapshot:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the identity, in hexadecimal; a topic's name is no part of it."""
-        ends = sorted((end.topic_id, end.partition, end.end_offset) for end in self.ends)
-        return sha256(json.dumps(ends).encode()).hexdigest()
+        return identity_digest(self.ends)
 
     @cached_property
     def content(self) -> str:
         """The SHA-256 of the table's content, in hexadecimal."""
         return content_digest(self.table)
+
+
+def identity_digest(ends: Iterable[PartitionEnd]) -> str:
+    """Return the SHA-256 of a snapshot's identity, in hexadecimal."""
+    ordered = sorted((end.topic_id, end.partition, end.end_offset) for end in ends)
+    return sha256(json.dumps(ordered).encode()).hexdigest()
 
 
 def read_snapshot(

@@ -12,31 +12,27 @@ from opentelemetry import trace
 
 from connectors.settings import Settings
 
-# Their own lines tell of each request and its address.
-_CHATTY = (
-    "faust",
-    "mode",
-    "aiokafka",
-    "asyncio",
-    "asyncpg",
-    "kafka",
-    "mlflow",
-    "alembic",
-    "httpx2",
-    "httpcore2",
-    "opentelemetry",
-    "stamina",
-    "urllib3",
-)
-
 
 def log_to_stderr(settings: Settings) -> None:
-    """Log from LOG_LEVEL on, of the libraries only warnings and what is worse, as LOG_FORMAT says."""
+    """Log from LOG_LEVEL on, of the libraries only warnings and what is worse, as LOG_FORMAT says.
+
+    Libraries' own lines tell of each request, its address and its content, so LOG_LEVEL does not open them.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_json() if settings.log_format == "json" else _text())
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelName(settings.log_level)), handlers=[handler])
+    logging.getLogger("healthalliance").setLevel(settings.log_level)
+
+
+def without_values(error: BaseException) -> BaseException:
+    """Return an error's kind and where it happened: its text, notes and causes may quote a row or an event.
+
+    >>> without_values(UnicodeDecodeError("utf-8", b"Jane", 0, 1, "of Jane"))
+    UnicodeDecodeError()
+    """
+    kind = type(error)
+    like: type[Exception] = type(kind.__name__, (Exception,), {"__module__": kind.__module__})
+    return like().with_traceback(error.__traceback__)
 
 
 def _text() -> logging.Formatter:

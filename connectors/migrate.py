@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from connectors.roles import ROLES
 from connectors.store import unanswered
 
 _LOCK = 7_205_759_403_792_794  # any number, the same in every process
@@ -43,6 +44,8 @@ def _upgrade(connection: Connection) -> None:
     if not _is_later(connection):
         command.upgrade(_config(connection), "head")
     connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
+    connection.execute(text("SELECT make_roles(:names)"), {"names": list(ROLES)})
+    connection.execute(text("SELECT protect_rows()"))
     connection.execute(text("SELECT grant_analysts()"))
 
 

@@ -119,7 +119,7 @@ def read_overview(database_url: str, first_day: date, institution: str | None = 
 
 
 async def _read(database_url: str, first_day: date, institution: str | None) -> Overview:
-    async with reading(database_url) as connection:
+    async with reading(database_url, institution) as connection:
         since = (institution, first_day)
         return Overview(
             days=await _rows(connection, Day, "institution_daily_risk", _SINCE, *since),

@@ -91,7 +91,7 @@ async def _export(
     on_file: Callable[[ScoreFile], None],
 ) -> list[ScoreFile]:
     written = []
-    async with reading(database_url) as connection:
+    async with reading(database_url, institution) as connection:
         for row in await connection.fetch(_MONTHS, first_month, institution):
             name = f"scores-{row['institution']}-{row['month']:%Y-%m}.parquet"
             rows = await _write(connection, folder / name, row["institution"], row["month"])

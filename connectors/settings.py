@@ -55,10 +55,24 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="secret of at least 32 characters that pseudonyms and sealed histories derive from"
     )
+    pseudonym_key_previous: SecretStr = Field(
+        SecretStr(""),
+        description="the secret before it, while `healthalliance pseudonym rotate` changes it; empty: none",
+    )
+    erasure_key_location: str = Field(
+        "", description="file of the Ed25519 key, PEM, that certificates of erasure are signed with"
+    )
 
     model_name: str = Field("readmission-risk", description="registered model")
     model_alias: str = Field("champion", description="alias of the version that scores")
     model_challenger_alias: str = Field("challenger", description="alias of the version beside it; empty: none")
+    model_signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="key that models are signed with when they are registered, base64; the trainer's alone",
+    )
+    model_public_keys: str = Field(
+        "", description="keys of which one must have signed a model that is used, base64,…; empty: none has to"
+    )
     model_poll_s: float = Field(10.0, gt=0, description="seconds between looks for a new champion")
     performance_every_s: float = Field(300.0, gt=0, description="seconds between looks at outcomes and drift")
 
@@ -113,6 +127,10 @@ class Settings(BaseSettings):
     alert_webhook_secret: SecretStr = Field(
         SecretStr(""),
         description="secret of at least 24 characters that posted alerts are signed with; empty: unsigned",
+    )
+    alert_internal_receivers: str = Field(
+        "",
+        description="own hosts and networks that alerts may be posted to, separated by commas, e.g. 10.1.0.0/16",
     )
     alert_slack_url: SecretStr = Field(SecretStr(""), description="Slack's incoming webhook that alerts go to")
     alert_smtp_host: str = Field("", description="mail server that alerts are sent by")

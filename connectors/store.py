@@ -7,16 +7,22 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import orjson
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql
 
+from connectors.pseudonym_keys import KeyPair, keys_in_force
+from connectors.settings import Settings
+from connectors.tables import challenger_scores, rejected_events, risk_scores
 from schemas.challenger import ChallengerScore
 from schemas.drift import Reading
-from schemas.errors import FencedError, UnavailableError
+from schemas.errors import ConfigurationError, FencedError, UnavailableError
 from schemas.features import UNKNOWN
 from schemas.messages import RiskScore
 from schemas.readmission import OutcomeChange, StayOutcome
@@ -49,6 +55,16 @@ TRANSIENT = (
 # The tables that an erased patient leaves at once. The scores come first: alerting locks a score while it writes of it,
 # so that nothing of the patient is written after the later ones were emptied.
 ERASED_TABLES = ("risk_scores", "challenger_scores", "worklist_marks", "cds_cards", "alert_standings", "alerts")
+
+# Tables with an index of encounters and none of patients.
+FOUND_BY_ENCOUNTER = frozenset({"risk_scores", "score_outcomes", "patient_encounters"})
+
+
+def rows_of_patient(table: str) -> str:
+    """Write the condition for a patient's rows: $1 institution, $2 pseudonym, $3 encounters where they are needed."""
+    patient = "institution = $1 AND patient_pseudonym = $2"
+    return f"{patient} AND encounter_pseudonym = ANY($3::uuid[])" if table in FOUND_BY_ENCOUNTER else patient
+
 
 _NOT_STORED = frozenset({"patient_reference", "encounter_reference"})
 SCORE_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(RiskScore) if f.name not in _NOT_STORED)
@@ -108,7 +124,7 @@ class Writes:
     scores: Sequence[RiskScore]
     superseded: Sequence[tuple[str, datetime, str]]  # record, its received_at, the record that replaces it
     rejected: Sequence[RejectedRow]
-    erased: Sequence[tuple[str, str]]
+    erased: Mapping[tuple[str, str], Sequence[str]]  # the encounters' pseudonyms by the patient's
     stay_outcomes: Mapping[tuple[str, str], OutcomeChange]  # by institution and encounter pseudonym
     challenger_scores: Sequence[ChallengerScore]
 
@@ -142,6 +158,17 @@ class Batch:
             rows = await self._connection.fetch(_LOCK_PROGRESS, *numbers)
         found = {(str(row["topic_id"]), row["source_partition"]): row["next_offset"] for row in rows}
         return {one: found[one.topic_id, one.number] for one in ordered}
+
+    async def require_keys(self, used: Mapping[str, str]) -> None:
+        """Raise FencedError where an institution's pseudonyms are made with another key than the one used (its id).
+
+        Until the transaction ends no rotation can begin: it waits for this lock on the table.
+        """
+        rows = await self._connection.fetch("SELECT institution, key_id, replaces FROM pseudonym_keys")
+        for row in rows:
+            other = used.get(row["institution"], row["key_id"]) != row["key_id"]
+            if other or (row["replaces"] is not None and row["institution"] in used):
+                raise FencedError(f"The key of {row['institution']}'s pseudonyms is being rotated; starting again.")
 
     async def load_histories(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], StoredHistory]:
         """Lock and return the histories of (institution, patient pseudonym) that exist."""
@@ -254,17 +281,14 @@ class Batch:
             )
 
     async def _erase(self, writes: Writes) -> None:
-        for institution, pseudonym in writes.erased:
+        for (institution, pseudonym), encounters in writes.erased.items():
             for table in ERASED_TABLES:
-                await self._connection.execute(
-                    f"DELETE FROM {table} WHERE institution = $1 AND patient_pseudonym = $2", institution, pseudonym
-                )
+                found = (institution, pseudonym, *([encounters] if table in FOUND_BY_ENCOUNTER else ()))
+                await self._connection.execute(f"DELETE FROM {table} WHERE {rows_of_patient(table)}", *found)
 
     async def _write_scores(self, writes: Writes) -> None:
         if writes.scores:
-            await self._connection.copy_records_to_table(
-                "risk_scores", records=[_score_row(score) for score in writes.scores], columns=SCORE_COLUMNS
-            )
+            await self._insert(risk_scores, SCORE_COLUMNS, [_score_row(score) for score in writes.scores])
         if writes.superseded:
             await self._connection.execute(
                 """UPDATE risk_scores AS old SET superseded_by = new.record, superseded_at = $4
@@ -276,11 +300,8 @@ class Batch:
 
     async def _write_challenger_scores(self, writes: Writes) -> None:
         if writes.challenger_scores:
-            await self._connection.copy_records_to_table(
-                "challenger_scores",
-                records=map(msgspec.structs.astuple, writes.challenger_scores),
-                columns=ChallengerScore.__struct_fields__,
-            )
+            rows = [msgspec.structs.astuple(one) for one in writes.challenger_scores]
+            await self._insert(challenger_scores, ChallengerScore.__struct_fields__, rows)
 
     async def _write_outcomes(self, writes: Writes) -> None:
         changes = sorted(writes.stay_outcomes.items())
@@ -293,32 +314,24 @@ class Batch:
 
     async def _write_rejected(self, writes: Writes) -> None:
         if writes.rejected:
-            await self._connection.copy_records_to_table(
-                "rejected_events",
-                records=[
-                    (
-                        one.topic_id,
-                        one.partition,
-                        one.offset,
-                        one.institution,
-                        one.received_at,
-                        writes.now,
-                        str(one.issues[0].reason),
-                        json.dumps([{"reason": issue.reason, "path": issue.shared_path} for issue in one.issues]),
-                    )
-                    for one in writes.rejected
-                ],
-                columns=(
-                    "topic_id",
-                    "source_partition",
-                    "source_offset",
-                    "institution",
-                    "received_at",
-                    "rejected_at",
-                    "reason",
-                    "issues",
-                ),
-            )
+            rows = [
+                (
+                    one.topic_id,
+                    one.partition,
+                    one.offset,
+                    one.institution,
+                    one.received_at,
+                    writes.now,
+                    str(one.issues[0].reason),
+                    json.dumps([{"reason": issue.reason, "path": issue.shared_path} for issue in one.issues]),
+                )
+                for one in writes.rejected
+            ]
+            await self._insert(rejected_events, _REJECTED_COLUMNS, rows)
+
+    async def _insert(self, table: Table, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert rows at once; COPY is refused where row-level security holds for the login."""
+        await self._connection.execute(_insertion(table, tuple(columns)), *map(list, zip(*rows, strict=True)))
 
     async def _advance(self, advances: Sequence[Advance], now: datetime) -> None:
         await self._connection.execute(
@@ -345,6 +358,24 @@ class Batch:
         )
 
 
+@cache
+def _insertion(table: Table, columns: tuple[str, ...]) -> str:
+    types = (table.columns[name].type.compile(dialect=_DIALECT) for name in columns)
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({arrays})"
+
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_REJECTED_COLUMNS = (
+    "topic_id",
+    "source_partition",
+    "source_offset",
+    "institution",
+    "received_at",
+    "rejected_at",
+    "reason",
+    "issues",
+)
 _OUTCOMES = ("scored", "updated", "unchanged", "retracted", "rejected")
 
 _OUTCOME_COLUMNS = ", ".join(StayOutcome.__struct_fields__)
@@ -451,6 +482,11 @@ class Store:
             counted[row["name"]][row["bin"]] = row["number"]
         return counted
 
+    async def keys_in_force(self, settings: Settings, institution_ids: Iterable[str]) -> dict[str, KeyPair]:
+        """Return the institutions' keys as `connectors.pseudonym_keys` does, and note those that are not noted."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            return await keys_in_force(connection, settings, institution_ids, note=True)
+
     async def stopped_intakes(self) -> set[str]:
         """List the institutions whose intake is stopped."""
         rows = await self._pool.fetch("SELECT institution FROM intake_stops")
@@ -506,7 +542,8 @@ async def open_pool(
 ) -> asyncpg.Pool[Any]:
     """Connect, with settings of the sessions; raise UnavailableError where there is no answer.
 
-    timeout_s, answer_s: how long connecting and a statement may take.
+    timeout_s, answer_s: how long connecting and a statement may take. Raises ConfigurationError where the login may
+    not take the role that the settings name.
     """
     try:
         return await asyncpg.create_pool(
@@ -517,6 +554,10 @@ async def open_pool(
             command_timeout=answer_s,
             server_settings={"tcp_keepalives_idle": "10", **session},
         )
+    except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
+        raise ConfigurationError(
+            f"The login of DATABASE_URL may not take the role {session.get('role')}: see docs/operations.md, roles."
+        ) from error
     except (*AWAY, asyncpg.PostgresError) as error:
         raise unanswered(error) from error
 

@@ -38,6 +38,16 @@ patient_history = Table(
     comment="What is known of each patient; readable only with the institution's key.",
 )
 
+pseudonym_keys = Table(
+    "pseudonym_keys",
+    metadata,
+    Column("institution", Text, primary_key=True),
+    Column("key_id", Text, nullable=False, comment="names the key that its pseudonyms are made with"),
+    Column("replaces", Text, comment="the key before it, until its rotation is finished"),
+    Column("since", _TIME, nullable=False),
+    comment="Which key each institution's pseudonyms and histories are made with; no key can be told from its name.",
+)
+
 patient_encounters = Table(
     "patient_encounters",
     metadata,
@@ -317,4 +327,27 @@ alerts = Table(
     Index("alerts_given", "institution", "channel", "given_at"),
     Index("alerts_patient", "institution", "patient_pseudonym"),
     comment="An alert for each crossing into a band, and what became of it.",
+)
+
+noise_salt = Table(
+    "noise_salt",
+    metadata,
+    Column("salt", Uuid, primary_key=True),
+    comment="One row, which keeps the noise in analysts' aggregates from being guessed.",
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("institution", Text, nullable=False, comment="whose data; all: a model, which concerns everybody"),
+    Column("sequence", BigInteger, nullable=False, comment="its number in the institution's chain, from 1"),
+    Column("recorded_at", _TIME, nullable=False),
+    Column("login", Text, nullable=False, comment="of the database, as which it was added"),
+    Column("agent", Text, nullable=False, comment="the API's key or session by its hash's beginning, or a login"),
+    Column("action", Text, nullable=False),
+    Column("subjects", JSONB, nullable=False, comment="records, pseudonyms, events, models; no id of a hospital"),
+    Column("outcome", Text, nullable=False, comment="granted, or failed after a change that was not made"),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the row before's, the number and the entry"),
+    PrimaryKeyConstraint("institution", "sequence"),
+    comment="Who looked at what and who changed what; rows can only be added, and a changed one is found.",
 )

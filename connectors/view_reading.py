@@ -8,20 +8,22 @@ from typing import Any
 
 import asyncpg
 
+from connectors.roles import INSTITUTION_SETTING
 from connectors.store import AWAY, unanswered
 from schemas.errors import ConfigurationError, UnavailableError
 
 
 @asynccontextmanager
-async def reading(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Open a read-only transaction of one moment.
+async def reading(database_url: str, institution: str | None = None) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """Open a read-only transaction of one moment, narrowed to an institution if one is named.
 
     Raises UnavailableError where the database does not answer or lacks the views, ConfigurationError where the login
     may not read them.
     """
     connection = None
     try:
-        connection = await asyncpg.connect(database_url, timeout=10)
+        narrowed = {INSTITUTION_SETTING: institution} if institution else {}
+        connection = await asyncpg.connect(database_url, timeout=10, server_settings=narrowed)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             yield connection
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError) as error:

@@ -1,4 +1,4 @@
-"""What analysts may read: the views of role `analyst`, with what each column says.
+"""What analysts may read: the views of roles `analyst` and `aggregate_analyst`, with what each column says.
 
 Migrations make the views; tests compare names and types with a real database. The data dictionary in
 docs/analysts.md is made from here:
@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from connectors.tables import challenger_scores, feature_drift_readings, risk_scores, score_outcomes, stream_progress
+from connectors.tables import challenger_scores, feature_drift_readings, risk_scores, score_outcomes
 from schemas.features import FEATURE_NAMES, Features
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -44,6 +44,11 @@ class View:
     comment: str
     columns: tuple[ViewColumn, ...]
 
+    @property
+    def is_aggregate(self) -> bool:
+        """Tell whether no row is about one encounter, so that role `aggregate_analyst` reads it too."""
+        return all(one.name != "encounter_pseudonym" for one in self.columns)
+
 
 def _of(table: Table, *names: str) -> Iterator[ViewColumn]:
     """Take columns over from a table, comments included."""
@@ -64,6 +69,11 @@ _MODEL = tuple(_of(risk_scores, "model_name", "model_version"))
 _INSTITUTION = tuple(_of(risk_scores, "institution"))
 _DAY = ViewColumn("day", "date", "UTC; of the arrival of the event")
 _ROLE = ViewColumn("role", "text", "champion or challenger")
+_DRIFT = (
+    ViewColumn("measured_at", _TIME, "the day (UTC) on which a worker measured it"),
+    ViewColumn("stays", "integer", "the last discharged stays that it is measured over, in tens"),
+    ViewColumn("psi", _NUMBER, f"{next(_of(feature_drift_readings, 'psi')).comment}; to two places"),
+)
 
 VIEWS: tuple[View, ...] = (
     View(
@@ -119,12 +129,12 @@ VIEWS: tuple[View, ...] = (
         (
             *_INSTITUTION,
             _DAY,
-            ViewColumn("encounters", _COUNT, "encounters with a standing score; null: fewer than 10"),
-            ViewColumn("inpatient_stays", _COUNT, "of these; null: there, or among the others, are 1 to 9"),
-            ViewColumn("high", _COUNT, "of these, by band; all three are null where one of them is 1 to 9"),
+            ViewColumn("encounters", _COUNT, "with a standing score, with noise; days with fewer than 10 are left out"),
+            ViewColumn("inpatient_stays", _COUNT, "of these, with noise; null: fewer than 10, or fewer than 10 others"),
+            ViewColumn("high", _COUNT, "of these, by band, with noise; all three are null where one has fewer than 10"),
             ViewColumn("medium", _COUNT, "see high"),
             ViewColumn("low", _COUNT, "see high"),
-            ViewColumn("mean_probability", _NUMBER, "null: fewer than 10 encounters"),
+            ViewColumn("mean_probability", _NUMBER, "with noise"),
         ),
     ),
     View(
@@ -134,15 +144,15 @@ VIEWS: tuple[View, ...] = (
             *_INSTITUTION,
             *_MODEL,
             _ROLE,
-            ViewColumn("outcomes", _COUNT, "stays that are judged; null: fewer than 10"),
-            ViewColumn("readmitted", _COUNT, "of these; null: fewer than 10, or fewer than 10 others"),
+            ViewColumn("outcomes", _COUNT, "stays that are judged, with noise; models with fewer than 10 are left out"),
+            ViewColumn("readmitted", _COUNT, "of these, with noise; null: fewer than 10, or fewer than 10 others"),
             ViewColumn("observed_share", _NUMBER, "share readmitted; null as readmitted"),
-            ViewColumn("mean_probability", _NUMBER, "null as outcomes"),
+            ViewColumn("mean_probability", _NUMBER, "with noise"),
             ViewColumn("calibration_ratio", _NUMBER, "observed share by mean probability; null as readmitted"),
-            ViewColumn("brier", _NUMBER, "mean squared error; null as readmitted"),
-            ViewColumn("auroc", _NUMBER, "area under the ROC curve; null as readmitted"),
-            ViewColumn("first_discharge", _TIME, "of the stays that are judged; null as outcomes"),
-            ViewColumn("last_discharge", _TIME, "of the stays that are judged; null as outcomes"),
+            ViewColumn("brier", _NUMBER, "mean squared error, with noise; null as readmitted"),
+            ViewColumn("auroc", _NUMBER, "area under the ROC curve, with noise; null as readmitted"),
+            ViewColumn("first_discharge", _TIME, "the week, from Monday (UTC), of the stays that are judged"),
+            ViewColumn("last_discharge", _TIME, "the week, from Monday (UTC), of the stays that are judged"),
         ),
     ),
     View(
@@ -154,23 +164,21 @@ VIEWS: tuple[View, ...] = (
             *_MODEL,
             _ROLE,
             ViewColumn("risk_group", "integer", "1 for the lowest probabilities"),
-            ViewColumn("outcomes", _COUNT, "stays in the group"),
-            ViewColumn("readmitted", _COUNT, "of these"),
-            ViewColumn("mean_probability", _NUMBER, "of the group"),
+            ViewColumn("outcomes", _COUNT, "stays in the group, with noise"),
+            ViewColumn("readmitted", _COUNT, "of these, with noise"),
+            ViewColumn("mean_probability", _NUMBER, "of the group, with noise"),
             ViewColumn("observed_share", _NUMBER, "share readmitted"),
         ),
     ),
     View(
         "feature_drift",
         "the newest reading of how far a feature of an institution has moved since training",
-        (*_INSTITUTION, *_of(feature_drift_readings, "feature", "model_name", "model_version", "measured_at"),
-         *_of(feature_drift_readings, "stays", "psi")),
+        (*_INSTITUTION, *_of(feature_drift_readings, "feature", "model_name", "model_version"), *_DRIFT),
     ),
     View(
         "feature_drift_daily",
         "a day's last such reading",
-        (*_INSTITUTION, *_of(feature_drift_readings, "feature", "model_name", "model_version", "day"),
-         *_of(feature_drift_readings, "measured_at", "stays", "psi")),
+        (*_INSTITUTION, *_of(feature_drift_readings, "feature", "model_name", "model_version", "day"), *_DRIFT),
     ),
     View(
         "institution_daily_rejections",
@@ -179,12 +187,12 @@ VIEWS: tuple[View, ...] = (
             *_INSTITUTION,
             _DAY,
             ViewColumn("reason", "text", "the first issue's reason code"),
-            ViewColumn("rejected", _COUNT, "events; null: fewer than 10"),
+            ViewColumn("rejected", _COUNT, "events, with noise; fewer than 10 are left out"),
         ),
     ),
     View(
         "institution_events",
-        "an institution: how all its events ended, each number rounded to the nearest ten",
+        "an institution: how all its events ended, each number with noise and rounded to the nearest ten",
         (
             *_INSTITUTION,
             ViewColumn("scored", _COUNT, "events that led to a score"),
@@ -193,7 +201,7 @@ VIEWS: tuple[View, ...] = (
             ViewColumn("retracted", _COUNT, "events that took something back"),
             ViewColumn("rejected", _COUNT, "events with any issue"),
             ViewColumn("rejected_share", _NUMBER, "of all events, from the rounded numbers"),
-            ViewColumn("known_until", _TIME, next(_of(stream_progress, "known_until")).comment),
+            ViewColumn("known_until", _TIME, "the day (UTC) of the latest time that its events tell of"),
         ),
     ),
 )  # fmt: skip

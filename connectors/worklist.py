@@ -157,19 +157,20 @@ async def snooze(connection: Connection, institution: str, encounter: str, until
 
 async def take_back(
     connection: Connection, institution: str, encounter: str, what: Literal["acknowledgement", "snooze"], now: datetime
-) -> None:
-    """Take an acknowledgement or a snooze back, if there is one."""
+) -> bool:
+    """Take an acknowledgement or a snooze back, if there is one; return whether the encounter has marks at all."""
     columns = {
         "acknowledgement": "acknowledged_record_id = NULL, acknowledged_at = NULL",
         "snooze": "snoozed_until = NULL",
     }
-    await connection.execute(
+    done = await connection.execute(
         f"""UPDATE worklist_marks SET {columns[what]}, updated_at = $3
             WHERE institution = $1 AND encounter_pseudonym = $2""",
         institution,
         encounter,
         now,
     )
+    return str(done) != "UPDATE 0"
 
 
 async def change_token(connection: Connection, institution: str) -> str:

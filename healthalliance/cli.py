@@ -23,19 +23,23 @@ from connectors.settings import Settings, load_settings
 from healthalliance.acl_cli import app as acl_app
 from healthalliance.alerts_cli import app as alerts_app
 from healthalliance.api_cli import make_api_key, serve_api
+from healthalliance.audit_cli import app as audit_app
 from healthalliance.console import TRAINING_PARTS, InstitutionId, Json, connected, err, out, print_json
 from healthalliance.explain_cli import explain
 from healthalliance.export_cli import app as export_app
 from healthalliance.federated_cli import app as federated_app
 from healthalliance.federated_cli import show_federated
 from healthalliance.model_cli import app as model_app
+from healthalliance.patient_cli import erase, export_patient, verify_erasure
 from healthalliance.preparing_cli import migrate as migrate_tables
 from healthalliance.preparing_cli import topics_app
+from healthalliance.pseudonym_cli import app as pseudonym_app
 from healthalliance.rebuild_cli import rebuild
 from healthalliance.rejected_cli import app as rejected_app
 from healthalliance.report_cli import report
 from healthalliance.snapshot_cli import app as snapshot_app
 from schemas.access import TRAINER, WORKER, institution_user
+from schemas.audit import EVERYBODY, Action
 from schemas.errors import HealthAllianceError
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
@@ -50,15 +54,20 @@ app = typer.Typer(
 intake_app = typer.Typer(no_args_is_help=True, help="Stopped intakes.")
 app.command("explain")(explain)
 app.command("rebuild")(rebuild)
+app.command("erase")(erase)
+app.command("verify-erasure")(verify_erasure)
+app.command("export-patient")(export_patient)
 app.command("api")(serve_api)
 app.command("api-key")(make_api_key)
 app.command("migrate")(migrate_tables)
 app.add_typer(topics_app, name="topics")
 app.add_typer(acl_app, name="acl")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(audit_app, name="audit")
 app.add_typer(intake_app, name="intake")
 app.add_typer(export_app, name="export")
 app.add_typer(federated_app, name="federated")
+app.add_typer(pseudonym_app, name="pseudonym")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(model_app, name="model")
@@ -288,11 +297,13 @@ def train(
 
 def _train_federated(seed: int, pooled: bool, as_json: bool) -> None:
     from connectors.training_lock import only_training_run
+    from healthalliance.auditing import note_access
     from healthalliance.federating import federate
 
     settings = connected(*TRAINING_PARTS, user=TRAINER)
     with err.status("training") as status, only_training_run(settings.database_url, settings.model_name):
         result = federate(settings, list(institutions()), seed, pooled=pooled, on_progress=status.update)
+        note_access(settings, Action.TRAIN, EVERYBODY, [f"model:{result.model_name}/{result.version}/{result.alias}"])
     show_federated(result, as_json)
 
 
@@ -309,6 +320,7 @@ def replay(
     from datetime import UTC
 
     from connectors.side_schema import Window
+    from healthalliance.auditing import noted_change
     from healthalliance.replay import Replay
     from healthalliance.replay import replay as run_replay
     from healthalliance.replay_report import replay_document, show_replay
@@ -316,7 +328,8 @@ def replay(
     window = Window(start.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else None)
     settings = connected()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=as_json) as progress:
+    found = find_institution(institution).id
+    with noted_change(settings, Action.REPLAY, found), Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("", total=None)
         replayed = run_replay(
             settings,
@@ -409,6 +422,7 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
     import asyncio
 
     from connectors.store import connect
+    from healthalliance.auditing import noted_change
 
     find_institution(institution)
     settings = connected("postgres")
@@ -420,7 +434,8 @@ def resume_intake(institution: InstitutionId, as_json: Json = False) -> None:
         finally:
             await store.close()
 
-    resumed = asyncio.run(resume())
+    with noted_change(settings, Action.RESUME_INTAKE, institution):
+        resumed = asyncio.run(resume())
     if as_json:
         print_json({"institution": institution, "resumed": resumed})
     else:

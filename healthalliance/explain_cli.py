@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from healthalliance.console import Json, connected, out, print_json
+from schemas.audit import Action
 
 if TYPE_CHECKING:
     from connectors.score_tracing import Source
@@ -26,9 +27,12 @@ def explain(
 
     A challenger's score of the same record is computed again too.
     """
+    from healthalliance.auditing import note_access
     from healthalliance.explaining import explain_score
 
-    found = explain_score(connected("kafka", "postgres", "mlflow"), record_id, language)
+    settings = connected("kafka", "postgres", "mlflow")
+    found = explain_score(settings, record_id, language)
+    note_access(settings, Action.EXPLAIN, found.score.institution, [f"record:{found.score.record_id}"])
     if as_json:
         print_json(asdict(found))
     else:

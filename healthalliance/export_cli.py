@@ -10,7 +10,9 @@ import typer
 
 from healthalliance.console import Json, connected, out, print_json
 from healthalliance.since import month_of, since
+from schemas.audit import Action
 from schemas.institutions import institution as find_institution
+from schemas.institutions import institutions
 
 app = typer.Typer(no_args_is_help=True, help="Files for analysts; pseudonyms only.")
 
@@ -29,6 +31,7 @@ def scores(
 ) -> None:
     """Write the standing scores as Parquet, a file for each institution and month."""
     from connectors.score_files import ScoreFile, export_scores
+    from healthalliance.auditing import note_access
 
     def show(one: ScoreFile) -> None:
         if not as_json:
@@ -36,7 +39,10 @@ def scores(
 
     first_month = month_of(since(begin, datetime.now(UTC)))
     chosen = find_institution(institution).id if institution else None
-    written = export_scores(connected("postgres").database_url, folder, first_month, chosen, show)
+    settings = connected("postgres")
+    for one in [chosen] if chosen else institutions():
+        note_access(settings, Action.EXPORT_SCORES, one, [f"since:{first_month:%Y-%m}"])
+    written = export_scores(settings.database_url, folder, first_month, chosen, show)
     if as_json:
         files = [
             {"path": str(one.path), "institution": one.institution, "month": f"{one.month:%Y-%m}", "rows": one.rows}

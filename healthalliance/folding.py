@@ -8,6 +8,7 @@ from itertools import islice
 
 from cryptography.exceptions import InvalidTag
 
+from connectors.pseudonym_keys import read_keys
 from connectors.ranges import LogRecord
 from connectors.settings import Settings
 from connectors.store import Store
@@ -15,16 +16,15 @@ from schemas.errors import ConfigurationError
 from schemas.institutions import institution as find_institution
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
-from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Sender
 from streams.processor import Processor
 
 
 def sender_of(settings: Settings, institution_id: str) -> Sender:
-    """Return an institution with its keys; raise ConfigurationError without a `PSEUDONYM_KEY`."""
-    keys = institution_keys(settings.pseudonym_key.get_secret_value(), institution_id)
-    return Sender(find_institution(institution_id), keys)
+    """Return an institution with its keys in force; raise as `connectors.pseudonym_keys.read_keys`."""
+    keys, other = read_keys(settings, [institution_id])[institution_id]
+    return Sender(find_institution(institution_id), keys, other)
 
 
 def require_key(sender: Sender, patient_pseudonym: str, sealed: bytes) -> None:

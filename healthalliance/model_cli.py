@@ -11,9 +11,11 @@ import typer
 from rich.table import Table
 
 from healthalliance.console import Json, connected, err, out, print_json
+from schemas.audit import EVERYBODY, Action
 
 if TYPE_CHECKING:
     from connectors.models.versions import Version
+    from connectors.settings import Settings
     from model_training.measures import Estimate
     from model_training.promotion import Comparison
 
@@ -51,10 +53,11 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version champion, if the gate passes it on the held-out stays of the feature topics as they are now."""
+    from healthalliance.auditing import noted_change
     from model_training.promotion import promote as make_champion
 
-    settings = connected("mlflow") if force else connected(*_MEASURING)
-    with _reading() as on_read:
+    settings = connected("mlflow", "postgres") if force else connected(*_MEASURING, "postgres")
+    with noted_change(settings, Action.PROMOTE_MODEL, EVERYBODY, [_subject(settings, version)]), _reading() as on_read:
         done = make_champion(settings, version, force=force, on_read=on_read)
     if as_json:
         print_json({**asdict(done.moved), "gate": "left out" if done.verdict is None else "passed"})
@@ -66,12 +69,48 @@ def promote(
 def rollback(as_json: Json = False) -> None:
     """Go back to the champion before the one of now; again, and it goes one further back."""
     from connectors.models.versions import roll_back
+    from healthalliance.auditing import noted_change
 
-    moved = roll_back(connected("mlflow"))
+    settings = connected("mlflow", "postgres")
+    with noted_change(settings, Action.ROLL_BACK_MODEL, EVERYBODY, [_subject(settings)]):
+        moved = roll_back(settings)
     if as_json:
         print_json(asdict(moved))
     else:
         out.print(f"Back from version {moved.was} to version {moved.now}. Workers swap within MODEL_POLL_S.")
+
+
+@app.command()
+def sign(
+    version: Annotated[str, typer.Argument(help="A version's number.")],
+    as_json: Json = False,
+) -> None:
+    """Sign a version that was registered without MODEL_SIGNING_KEY, or with another one."""
+    from connectors.models.versions import find_version, sign_version
+    from healthalliance.auditing import noted_change
+
+    settings = connected("mlflow", "postgres")
+    found = find_version(settings, version).version
+    with noted_change(settings, Action.SIGN_MODEL, EVERYBODY, [_subject(settings, found)]):
+        digest = sign_version(settings, found)
+    if as_json:
+        print_json({"version": found, "digest": digest})
+    else:
+        out.print(f"Version {found} is signed. Workers that refused it try again within five minutes.")
+
+
+@app.command()
+def key(as_json: Json = False) -> None:
+    """Make a key that models are signed with: only training gets it, all others get its public half."""
+    from connectors.models.signing import new_key_pair
+
+    signing, public = new_key_pair()
+    if as_json:
+        print_json({"MODEL_SIGNING_KEY": signing, "MODEL_PUBLIC_KEYS": public})
+        return
+    out.print(f"MODEL_SIGNING_KEY={signing}", highlight=False, soft_wrap=True)
+    out.print(f"MODEL_PUBLIC_KEYS={public}", highlight=False, soft_wrap=True)
+    out.print("To rotate: set the new public key beside the old one, separated by a comma; later sign and remove.")
 
 
 @app.command()
@@ -87,6 +126,10 @@ def compare(first: Wanted, second: Wanted, as_json: Json = False) -> None:
     out.print(_comparison(found))
     for remark in found.remarks:
         out.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def _subject(settings: Settings, version: str | None = None) -> str:
+    return f"model:{settings.model_name}" + (f"/{version}" if version else "")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from healthalliance.console import Json, connected, err, out, print_json
+from schemas.audit import Action
 from schemas.institutions import institution as find_institution
 from schemas.institutions import institutions
 
@@ -23,6 +24,7 @@ def rebuild(
 ) -> None:
     """Build the tables anew from the topics, after the database was lost or restored to an earlier moment."""
     from connectors.migrate import migrate
+    from healthalliance.auditing import noted_change
     from healthalliance.rebuild import rebuild as run_rebuild
 
     chosen = [find_institution(one).id for one in institution or institutions()]
@@ -33,7 +35,8 @@ def rebuild(
     with Progress(*columns, console=err, disable=as_json) as progress:
         for one in chosen:
             show = partial(_show, progress, progress.add_task(one, total=None))
-            results.append(run_rebuild(settings, one, incomplete=incomplete, on_progress=show))
+            with noted_change(settings, Action.REBUILD, one):
+                results.append(run_rebuild(settings, one, incomplete=incomplete, on_progress=show))
     if as_json:
         print_json([asdict(one) for one in results])
         return

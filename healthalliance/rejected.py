@@ -21,11 +21,11 @@ from connectors.store import connect
 from healthalliance.progress import fetch
 from schemas.errors import ConfigurationError, UnavailableError
 from schemas.institutions import institution as find_institution
+from schemas.institutions import institutions
 from schemas.intake.event import REDRIVEN_OFFSET, first_offset, parse_events
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.structure import structure_validator
 from schemas.masking import masked
-from schemas.pseudonyms import institution_keys
 from schemas.rejection import HINTS, Issue, Reason, operation_outcome
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Known, Sender, decide
@@ -71,6 +71,10 @@ class Selection:
     institution: str | None = None
     reason: str | None = None
     events: tuple[EventId, ...] = ()
+
+    def subjects(self) -> list[str]:
+        """Name what is meant, for the audit log."""
+        return [f"event:{one}" for one in self.events] or [f"reason:{self.reason or 'any'}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,17 @@ def discard(settings: Settings, selection: Selection, because: str) -> int:
     return len(events)
 
 
+def by_institution(selection: Selection) -> dict[str, Selection]:
+    """Cut a selection into those of each institution that it may reach."""
+    chosen = [selection.institution] if selection.institution else list(institutions())
+    if selection.events:
+        chosen = [one for one in chosen if any(event.institution == one for event in selection.events)]
+    return {
+        one: Selection(one, selection.reason, tuple(event for event in selection.events if event.institution == one))
+        for one in chosen
+    }
+
+
 def _open(settings: Settings, selection: Selection) -> list[asyncpg.Record]:
     named = selection.events
     return fetch(
@@ -207,13 +222,13 @@ async def _verdicts(
     settings: Settings, records: dict[EventId, LogRecord], topic_ids_: dict[str, str]
 ) -> dict[EventId, tuple[Issue, ...]]:
     """Fold the events into what the store holds, without writing, and say what is wrong with each."""
-    secret = settings.pseudonym_key.get_secret_value()
     store = await connect(settings.database_url)
+    keys = await store.keys_in_force(settings, {id_.institution for id_ in records})
     verdicts: dict[EventId, tuple[Issue, ...]] = {}
     folded = Known({}, {})
     try:
         for id_, record in records.items():
-            sender = Sender(find_institution(id_.institution), institution_keys(secret, id_.institution))
+            sender = Sender(find_institution(id_.institution), *keys[id_.institution])
             [parsed] = parse_events([raw_event(record)], sender.institution, *_rules(settings))
             event = Event(raw_event(record), parsed, sender, topic_ids_[id_.institution])
             async with store.batch() as batch:

@@ -9,8 +9,10 @@ import typer
 from rich.table import Column, Table
 
 from healthalliance.console import Json, connected, out, print_json
+from schemas.audit import Action
 
 if TYPE_CHECKING:
+    from connectors.settings import Settings
     from healthalliance.rejected import Judged, Selection
 
 app = typer.Typer(no_args_is_help=True, help="Rejected events, and the way back for them.")
@@ -50,9 +52,12 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one rejected event: why, what would be said of it now, how to mend it, and its content, masked."""
+    from healthalliance.auditing import note_access
     from healthalliance.rejected import EventId, shown
 
-    found = shown(connected("kafka", "postgres"), EventId.parse(event), reveal=reveal)
+    settings, id_ = connected("kafka", "postgres"), EventId.parse(event)
+    found = shown(settings, id_, reveal=reveal)
+    note_access(settings, Action.REVEAL if reveal else Action.SHOW_REJECTED, id_.institution, [f"event:{id_}"])
     if as_json:
         print_json(found)
         return
@@ -78,12 +83,11 @@ def redrive(
 ) -> None:
     """Judge open events by the rules of now and, with --go, publish those that pass again."""
     from healthalliance.rejected import judged
-    from healthalliance.rejected import redrive as publish_again
 
     settings = connected()
     found = judged(settings, _selection(events, institution, reason))
     passing = [one for one in found if one.passes]
-    sent = publish_again(settings, passing) if go else []
+    sent = _sent(settings, passing) if go else []
     if as_json:
         offsets = {one.id: offset for one, offset in sent}
         print_json([{**_document(one), "redriven_offset": offsets.get(one.id)} for one in found])
@@ -107,15 +111,33 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Put open events aside for a reason that is kept."""
+    from healthalliance.auditing import noted_change
+    from healthalliance.rejected import by_institution
     from healthalliance.rejected import discard as put_aside
 
     if not (events or institution or reason):
         raise typer.BadParameter("say which: events, --institution or --reason.")
-    count = put_aside(connected("postgres"), _selection(events, institution, reason), because)
+    settings, selection = connected("postgres"), _selection(events, institution, reason)
+    count = 0
+    for one, part in by_institution(selection).items():
+        with noted_change(settings, Action.DISCARD, one, part.subjects()):
+            count += put_aside(settings, part, because)
     if as_json:
         print_json({"discarded": count})
     else:
         out.print(f"Discarded {count} events.")
+
+
+def _sent(settings: Settings, passing: list[Judged]) -> list[tuple[Judged, int]]:
+    from healthalliance.auditing import noted_change
+    from healthalliance.rejected import redrive as publish_again
+
+    sent = []
+    for institution in dict.fromkeys(one.id.institution for one in passing):
+        own = [one for one in passing if one.id.institution == institution]
+        with noted_change(settings, Action.REDRIVE, institution, [f"event:{one.id}" for one in own]):
+            sent += publish_again(settings, own)
+    return sent
 
 
 def _selection(events: list[str] | None, institution: str | None, reason: str | None) -> Selection:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from connectors.settings import Settings
 from connectors.training_lock import only_training_run
+from healthalliance.auditing import note_access
 from model_training.backends import Backend
 from model_training.job import OnProgress, Options, TrainingResult, train
+from schemas.audit import EVERYBODY, Action
 
 
 def chosen_options(backend: str, *, force: bool, note: str | None) -> Options:
@@ -17,6 +19,11 @@ def chosen_options(backend: str, *, force: bool, note: str | None) -> Options:
 
 
 def train_alone(settings: Settings, seed: int, options: Options, on_progress: OnProgress) -> TrainingResult:
-    """Train while nobody else does; raise as `train` does, and TrainingUnderWayError where somebody does."""
+    """Train while nobody else does, and note which version got which alias.
+
+    Raises as `train` does, and TrainingUnderWayError where somebody does.
+    """
     with only_training_run(settings.database_url, settings.model_name):
-        return train(settings, seed, on_progress, options=options)
+        result = train(settings, seed, on_progress, options=options)
+        note_access(settings, Action.TRAIN, EVERYBODY, [f"model:{settings.model_name}/{result.version}/{result.alias}"])
+        return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import sys
 from functools import cache
 from itertools import pairwise
@@ -53,8 +54,14 @@ def encode(record: RiskScore | EncounterFeatures) -> bytes:
 
 
 def decode(record: str, data: bytes, writer: Schema | None = None) -> dict[str, Any]:
-    """Read a record's values; `writer` is the parsed schema they were written with, by default the newest."""
-    values = fastavro.schemaless_reader(io.BytesIO(data), writer or _parsed(record), _parsed(record))
+    """Read a record's values; `writer` is the parsed schema they were written with, by default the newest.
+
+    Raises ValueError for bytes that are no such record.
+    """
+    try:
+        values = fastavro.schemaless_reader(io.BytesIO(data), writer or _parsed(record), _parsed(record))
+    except (EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
+        raise ValueError(f"The bytes are no {record} ({type(error).__name__}).") from error
     assert isinstance(values, dict)
     return values
 

@@ -118,6 +118,7 @@ class PatientHistory(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Everything held of a patient; encounters, conditions and medications by their FHIR id.
 
     `erased` lists the encounter pseudonyms of an erased patient, all that is left of it; it stays if events go on.
+    `refused`: the patient was erased, and events of theirs are not to be taken any more.
     """
 
     patient_id: str = ""
@@ -127,6 +128,7 @@ class PatientHistory(msgspec.Struct, frozen=True, array_like=True, gc=False):
     medications: dict[str, Held[MedicationFacts]] = {}
     scores: dict[str, ScoreState] = {}
     erased: tuple[str, ...] = ()
+    refused: bool = False
 
 
 class Kind(StrEnum):
@@ -228,5 +230,8 @@ def encode_history(history: PatientHistory) -> bytes:
 
 
 def decode_history(data: bytes) -> PatientHistory:
-    """Read what `encode_history` wrote."""
-    return _decoder.decode(data)
+    """Read what `encode_history` wrote; raise ValueError for any other bytes."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+        raise ValueError(f"The bytes are no history ({type(error).__name__}).") from error

@@ -40,8 +40,25 @@ class Institution:
 @cache
 def institutions() -> dict[str, Institution]:
     """Read all institutions by id, in the file's order."""
-    document = yaml.safe_load(files("schemas").joinpath("institutions.yaml").read_text("utf-8"))
-    return {id_: _institution(id_, document["defaults"], own) for id_, own in document["institutions"].items()}
+    return read_institutions(files("schemas").joinpath("institutions.yaml").read_text("utf-8"))
+
+
+def read_institutions(text: str) -> dict[str, Institution]:
+    """Read a file of institutions; raise ConfigurationError where it makes no sense."""
+    try:
+        document = yaml.safe_load(text)
+        return {id_: _institution(id_, document["defaults"], own) for id_, own in document["institutions"].items()}
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+        OSError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as e:
+        raise ConfigurationError(f"institutions.yaml makes no sense ({type(e).__name__}).") from e
 
 
 def institution(id_: str) -> Institution:

@@ -21,8 +21,12 @@ MIN_SECRET_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class InstitutionKeys:
-    """An institution's keys: of patients' and encounters' pseudonyms, of its histories' cipher, of its sign-ins."""
+    """An institution's keys: of patients' and encounters' pseudonyms, of its histories' cipher, of its sign-ins.
 
+    `id` names them without telling them: 16 hexadecimal digits that derive from the same secret.
+    """
+
+    id: str = field(repr=False)
     patient: bytes = field(repr=False)
     encounter: bytes = field(repr=False)
     cipher: AESSIV = field(repr=False)
@@ -55,7 +59,11 @@ def institution_keys(secret: str, institution_id: str) -> InstitutionKeys:
         return HKDF(SHA256(), length, salt=None, info=info).derive(secret.encode())
 
     return InstitutionKeys(
-        derive("patient", 32), derive("encounter", 32), AESSIV(derive("history", 64)), derive("session", 32)
+        derive("key-id", 8).hex(),
+        derive("patient", 32),
+        derive("encounter", 32),
+        AESSIV(derive("history", 64)),
+        derive("session", 32),
     )
 
 

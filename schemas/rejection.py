@@ -40,6 +40,7 @@ class Reason(StrEnum):
 
     VERSION_CONFLICT = "version-conflict"
     DELETED_BEFORE = "deleted-before"
+    PATIENT_ERASED = "patient-erased"
 
 
 # https://hl7.org/fhir/R4/valueset-issue-type.html
@@ -57,6 +58,7 @@ _ISSUE_TYPE = {
     Reason.SUBJECT_UNRESOLVABLE: "not-found",
     Reason.VERSION_CONFLICT: "conflict",
     Reason.DELETED_BEFORE: "deleted",
+    Reason.PATIENT_ERASED: "business-rule",
     Reason.STRUCTURE: "structure",
     Reason.NOT_JSON: "structure",
     Reason.NOT_UTF8: "structure",
@@ -94,6 +96,7 @@ HINTS = {
     Reason.DEPENDS_ON_REJECTED: "Mend the other entry that is reported with it.",
     Reason.VERSION_CONFLICT: "Send the correction with a higher meta.versionId.",
     Reason.DELETED_BEFORE: "Send it with another id: a deleted one stays deleted.",
+    Reason.PATIENT_ERASED: "Send no more of this patient, or have it accepted: `healthalliance erase --future accept`.",
 }
 
 _KNOWN_ROOT = re.compile(r"(Bundle\.entry\[\d+\]\.resource|[A-Z][A-Za-z]{1,40})")

@@ -5,6 +5,14 @@ from __future__ import annotations
 from schemas.history import EncounterFacts
 from schemas.institutions import StayRules
 
+# https://hl7.org/fhir/R4/v3/ActEncounterCode/vs.html
+_CLASSES = frozenset(["AMB", "EMER", "FLD", "HH", "IMP", "ACUTE", "NONAC", "OBSENC", "PRENC", "SS", "VR"])
+
+
+def shared_class(code: str | None, rules: StayRules) -> str | None:
+    """Return an Encounter.class code as it may leave the institution: None for one that is free text."""
+    return code if code in _CLASSES or code in rules.inpatient_classes or code in rules.emergency_classes else None
+
 
 def is_part(encounter_id: str, facts: EncounterFacts, rules: StayRules) -> bool:
     """Tell whether an encounter is only a part of another and so never a stay or a readmission of its own.

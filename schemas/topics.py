@@ -18,6 +18,7 @@ from schemas.institutions import institutions
 TOPICS_FILE = Path(__file__).with_name("topics.json")
 
 _DAYS_30_MS = 30 * 24 * 3600 * 1000
+_DAYS_7_MS = 7 * 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
 
 
@@ -67,8 +68,14 @@ TOPIC_SPECS = {
         key="encounter pseudonym",
         record="EncounterFeatures",
         # A record supersedes nothing for compaction within its first hour: a snapshot is read in less, and so loses no
-        # encounter whose newer version lies beyond the snapshot's end.
-        config={"cleanup.policy": "compact", "retention.ms": "-1", "min.compaction.lag.ms": str(_HOUR_MS)},
+        # encounter whose newer version lies beyond the snapshot's end. Within a week of a tombstone what it hides is
+        # gone, where without that bound an erased patient's features could stay as long as little else is dirty.
+        config={
+            "cleanup.policy": "compact",
+            "retention.ms": "-1",
+            "min.compaction.lag.ms": str(_HOUR_MS),
+            "max.compaction.lag.ms": str(_DAYS_7_MS),
+        },
     ),
     TopicFamily.REJECTED: TopicSpec(
         TopicFamily.REJECTED,

@@ -32,12 +32,13 @@ from schemas.history import (
     held_entry,
 )
 from schemas.institutions import Institution
+from schemas.intake.dispositions import shared_disposition
 from schemas.intake.event import ParsedEvent, RawEvent
 from schemas.messages import Cause, EncounterFeatures, record_id
 from schemas.pseudonyms import InstitutionKeys
 from schemas.readmission import OutcomeChange
 from schemas.rejection import MOST_ISSUES, Issue, Reason
-from schemas.stays import is_inpatient, is_part, took_place
+from schemas.stays import is_inpatient, is_part, shared_class, took_place
 from streams.outcomes import outcome_changes
 
 
@@ -53,10 +54,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """An institution and the keys its identities are hidden with."""
+    """An institution and the keys its identities are hidden with.
+
+    previous: keys that deletions of what nobody has heard of yet may lie under, from before a rotation.
+    """
 
     institution: Institution
     keys: InstitutionKeys
+    previous: InstitutionKeys | None = None
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -193,12 +198,12 @@ def features_message(
         encounter_pseudonym=sender.keys.encounter_pseudonym(encounter_id),
         encounter_version=str(held.version),
         status=facts.status,
-        class_code=facts.class_code,
+        class_code=shared_class(facts.class_code, rules),
         inpatient=is_inpatient(encounter_id, facts, rules),
         admitted_at=facts.started,
         discharged_at=facts.ended,
         as_of=at,
-        disposition=facts.disposition,
+        disposition=shared_disposition(facts.disposition),
         deceased_at=patient.deceased_at if patient else None,
         features=featurize(history, encounter_id, facts, at, rules),
         feature_set=FEATURE_SET,
@@ -208,7 +213,7 @@ def features_message(
     )
 
 
-def _digest(message: EncounterFeatures) -> bytes:
+def message_digest(message: EncounterFeatures) -> bytes:
     """Digest a message in two halves: what the score depends on, and what only the training does."""
     scored = (message.features.vector(), message.as_of, message.inpatient)
     rest = (message.status, message.class_code, message.admitted_at, message.discharged_at, message.disposition)
@@ -317,13 +322,17 @@ class _EventDecider:
     def _erase(self, patient_id: str) -> None:
         keys = self.event.sender.keys
         key = (self.event.sender.institution.id, keys.patient_pseudonym(patient_id))
-        history = self.decision.histories.get(key) or self.known.histories.get(key)
+        history = self.decision.histories.get(key) or self.known.histories.get(key) or PatientHistory()
+        said = self.event.parsed.refuse
+        refused = history.refused if said is None else said
         self.retracted = True
-        if history is None or not history.patient_id:
+        if not history.patient_id:
+            if refused != history.refused:
+                self.decision.histories[key] = msgspec.structs.replace(history, refused=refused)
             return
         now = [keys.encounter_pseudonym(id_) for id_ in sorted(history.encounters)]
         gone = tuple(dict.fromkeys([*history.erased, *now]))
-        self.decision.histories[key] = PatientHistory(erased=gone)
+        self.decision.histories[key] = PatientHistory(erased=gone, refused=refused)
         self.decision.to_score = [one for one in self.decision.to_score if _patient_key(one) != key]
         self.decision.features = [one for one in self.decision.features if one.encounter_pseudonym not in gone]
         self.decision.features += [FeaturesChange(key[0], pseudonym, None) for pseudonym in gone]
@@ -335,6 +344,9 @@ class _EventDecider:
     def _apply(self, pseudonym: str, entries: list[Entry]) -> None:
         key = (self.event.sender.institution.id, pseudonym)
         before = history = self._history(key, entries[0].patient_id)
+        if history.refused:
+            self._refuse_erased(entries)
+            return
         named: set[str] = set()
         since: list[datetime | None] = []  # from when on each change can matter; None: always
         for entry in self._with_early_deletions(entries, history, pseudonym):
@@ -372,6 +384,12 @@ class _EventDecider:
         else:
             reason, text = Reason.DELETED_BEFORE, "it was deleted before, and a deleted id stays deleted."
         self.issues.append(Issue(reason, entry.path, f"{entry.path}: {text}"))
+
+    def _refuse_erased(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.version != DELETED:  # there is nothing left to delete
+                text = f"{entry.path}: the patient was erased, and events of theirs are refused."
+                self.issues.append(Issue(Reason.PATIENT_ERASED, entry.path, text))
 
     def _follow_up(self, before: PatientHistory, after: PatientHistory, pseudonym: str, named: Collection[str]) -> None:
         institution, keys, changes = self.event.sender.institution, self.event.sender.keys, self.decision.stay_outcomes
@@ -411,7 +429,7 @@ class _EventDecider:
             if state is not None:
                 self._retract(history, encounter_id, held, state)
             return None
-        digest = _digest(message)
+        digest = message_digest(message)
         if not named and state is not None and state.digest == digest:
             return state
         self.decision.features.append(

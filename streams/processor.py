@@ -18,7 +18,7 @@ from connectors.store import TRANSIENT, Advance, Batch, Partition, RejectedRow, 
 from connectors.tracing import own_traceparent, span
 from schemas.challenger import ChallengerScore
 from schemas.errors import FencedError, IntakeStoppedError, UnavailableError
-from schemas.history import decode_history, encode_history
+from schemas.history import Kind, decode_history, encode_history
 from schemas.intake.event import RawEvent, documents_of, open_events, read_events
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import StructureValidator
@@ -28,6 +28,7 @@ from streams import metrics
 from streams.batch_trace import Coordinates, coordinates_of, traceparents_of
 from streams.decision import (
     Decision,
+    EncounterKey,
     Event,
     FeaturesChange,
     Known,
@@ -246,7 +247,7 @@ class Processor:
                 if one.supersedes is not None
             ],
             rejected=[_rejected_row(one) for one in decision.rejected],
-            erased=[key for _, key, _ in decision.erased],
+            erased={key: decision.histories[key].erased for _, key, _ in decision.erased},
             stay_outcomes=decision.stay_outcomes,
             challenger_scores=challenged,
         )
@@ -308,7 +309,8 @@ class Processor:
                     async with self._store.batch() as batch:
                         stored, known = await load_known(batch, events)
                         revisions = _revisions(stored)
-                        changed = {key for key, revision in revisions.items() if seen.get(key) != revision}
+                        # One that is gone altogether was erased and cleared away meanwhile.
+                        changed = {key for key in {*seen, *revisions} if seen.get(key) != revisions.get(key)}
                         newest = await self._newest(batch, events, published, known, changed) if changed else None
             self._note_trouble("postgres", False)
             if newest is None:
@@ -336,9 +338,14 @@ class Processor:
             for patient_id in event.parsed.erase
             if (event.sender.institution.id, event.sender.keys.patient_pseudonym(patient_id)) in patients
         }
+        cleared = [
+            FeaturesChange(one.institution, one.encounter_pseudonym, None)
+            for one in published.features
+            if one.message and (one.institution, one.message.patient_pseudonym) in patients - known.histories.keys()
+        ]
         return Results(
             scores=scores,
-            features=current_features(events, known.histories, patients),
+            features=[*current_features(events, known.histories, patients), *cleared],
             erased=sorted(gone),
             traceparents=published.traceparents,
         )
@@ -361,13 +368,31 @@ class Processor:
 
 async def load_known(batch: Batch, events: Sequence[Event]) -> tuple[dict[PatientKey, StoredHistory], Known]:
     """Lock and read what the store holds of the events' patients and encounters, sealed and unsealed."""
+    senders = {event.sender.institution.id: event.sender for event in events}
+    await batch.require_keys({id_: sender.keys.id for id_, sender in senders.items()})
     stored = await batch.load_histories(patients_of(events))
     patient_of = await batch.load_patients_of(encounters_of(events))
+    if any(sender.previous for sender in senders.values()):
+        patient_of = await _deleted_before_rotation(batch, events) | patient_of
     missing = {(i, p) for (i, _), p in patient_of.items() if p is not None} - stored.keys()
     stored |= await batch.load_histories(missing) if missing else {}
-    keys = {event.sender.institution.id: event.sender.keys for event in events}
-    histories = {key: decode_history(keys[key[0]].unseal(held.sealed, key[1])) for key, held in stored.items()}
+    histories = {key: decode_history(senders[key[0]].keys.unseal(held.sealed, key[1])) for key, held in stored.items()}
     return stored, Known(histories, patient_of)
+
+
+async def _deleted_before_rotation(batch: Batch, events: Sequence[Event]) -> dict[EncounterKey, str | None]:
+    """Find encounters that were deleted before anything else was heard of them, noted under the previous key.
+
+    A rotation cannot move them: nobody knows their ids until they come.
+    """
+    now_called = {
+        (event.sender.institution.id, event.sender.previous.encounter_pseudonym(entry.id)): (
+            event.sender.institution.id, event.sender.keys.encounter_pseudonym(entry.id))
+        for event in events if event.sender.previous is not None
+        for entry in event.parsed.entries if entry.kind is Kind.ENCOUNTER
+    }  # fmt: skip
+    noted = await batch.load_patients_of(now_called)
+    return {now_called[key]: None for key, patient in noted.items() if patient is None}
 
 
 def raw_event(record: Record) -> RawEvent:

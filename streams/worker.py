@@ -15,7 +15,9 @@ import faust
 import uvloop
 
 from connectors.kafka import Publisher, encounter_topics, end_offsets, topic_ids
-from connectors.logs import log_to_stderr
+from connectors.logs import log_to_stderr, without_values
+from connectors.models.signing import warn_of_unsigned
+from connectors.pseudonym_keys import KeyPair, keys_of_settings
 from connectors.registry import Registry
 from connectors.settings import Settings
 from connectors.store import Store, connect
@@ -24,7 +26,6 @@ from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppe
 from schemas.institutions import institutions
 from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
-from schemas.pseudonyms import institution_keys
 from schemas.topics import TopicFamily, institution_of, topic_name
 from streams import metrics
 from streams.app import create_app
@@ -63,6 +64,7 @@ class Worker:
         """Run until a signal ends it; exits with a HealthAllianceError's code where it cannot go on."""
         log_to_stderr(self._settings)
         start_tracing(self._settings, "worker")
+        warn_of_unsigned(self._settings)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._prepare())
@@ -97,7 +99,7 @@ class Worker:
                 metrics.EVENTS.labels(institution, outcome)  # at 0: a rate misses what a counter begins with
         for part in ("postgres", "kafka"):
             metrics.RETRIES.labels(part)
-        self._processor = self._new_processor(self._store)
+        self._processor = self._new_processor(self._store, await self._senders(self._store))
         await self._look_topic_ids_up()  # records may come before partitions are told of
         if not self._history_only:
             await self._wait_for_champion()
@@ -112,14 +114,22 @@ class Worker:
             asyncio.ensure_future(_every(settings.performance_every_s, self._show_performance)),
         ]
 
-    def _new_processor(self, store: Store) -> Processor:
+    async def _senders(self, store: Store) -> dict[str, Sender]:
+        found = await store.keys_in_force(self._settings, institutions())
+        if late := [id_ for id_, one in found.items() if one.other and not self._is_current(id_, one)]:
+            log.warning("PSEUDONYM_KEY_PREVIOUS is still in force for %s: `healthalliance pseudonym rotate`.", late)
+        return {
+            topic_name(TopicFamily.ENCOUNTERS, id_): Sender(institutions()[id_], one.keys, one.other)
+            for id_, one in found.items()
+        }
+
+    def _is_current(self, institution_id: str, found: KeyPair) -> bool:
+        return found.keys.id == keys_of_settings(self._settings, institution_id)[0].id
+
+    def _new_processor(self, store: Store, senders: dict[str, Sender]) -> Processor:
         settings = self._settings
-        secret = settings.pseudonym_key.get_secret_value()
         return Processor(
-            senders={
-                topic_name(TopicFamily.ENCOUNTERS, id_): Sender(institution, institution_keys(secret, id_))
-                for id_, institution in institutions().items()
-            },
+            senders=senders,
             limits=Limits(settings.event_max_bytes, settings.event_max_depth),
             validate=structure_validator(settings.structure_validator),
             store=store,
@@ -233,16 +243,11 @@ def fail(error: BaseException) -> None:
         log.critical("%s", error)
         code = error.exit_code
     else:
-        log.critical("The batch could not be applied; ending.", exc_info=_without_values(error))
+        log.critical("The batch could not be applied; ending.", exc_info=without_values(error))
         code = UnavailableError.exit_code
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _without_values(error: BaseException) -> BaseException:
-    # A database error's detail may quote a row.
-    return type(error)(type(error).__name__).with_traceback(error.__traceback__)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:

@@ -25,6 +25,7 @@ _GROUPS = {
     "tests/integration/test_local_stack": "own stacks",
     "tests/integration/test_rebuild": "own stacks",
     "tests/integration/test_restore": "further stacks",
+    "tests/integration/test_rotation": "further stacks",
     "tests/integration/test_upgrade": "further stacks",
     "tests/faults": "faults",
     "tests/integration": "one stack",

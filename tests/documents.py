@@ -16,6 +16,7 @@ NAMES = (
     "README.md",
     "docs/hospitals.md",
     "docs/http.md",
+    "docs/security.md",
     "docs/worklist.md",
     "docs/alerting.md",
     "docs/analysts.md",
@@ -44,7 +45,17 @@ ELSEWHERE = {
     "healthalliance status": "tests/integration/test_command_line.py",
     "healthalliance acl apply --dry-run": "tests/integration/test_kafka_access.py",
     "healthalliance acl apply": "tests/integration/test_kafka_access.py",
+    "healthalliance pseudonym rotate": "tests/integration/test_rotation.py",
     "healthalliance rebuild": "tests/integration/test_rebuild.py",
+    **dict.fromkeys(
+        [
+            "healthalliance erase --institution ukhd --patient 123",
+            "healthalliance erase --institution ukhd --patients ids.txt --snapshots snapshots/",
+            "healthalliance verify-erasure certificates/erasure-ukhd-….json",
+            "healthalliance export-patient --institution ukhd --patient 123 --out patient.json",
+        ],
+        "tests/integration/test_erasure.py",
+    ),
     "healthalliance alerts --institution ukhd --min-band high --sink webhook --budget 20": (
         "tests/integration/test_alerts.py"
     ),

@@ -21,6 +21,7 @@ import msgspec
 
 from connectors.models.mlflow_quietly import QUIET
 from connectors.models.onnx_file import OnnxModel, from_bytes, load_model, sha256
+from connectors.models.signing import SIGNATURE_TAG, require_signature
 from connectors.settings import Settings
 from schemas.errors import ConfigurationError, ModelRefusedError, NoModelError, UnavailableError
 
@@ -40,11 +41,14 @@ download_artifacts(artifact_uri=sys.argv[1], dst_path=sys.argv[2])
 
 # MLflow's own tables; a test holds them against MLflow's client.
 _BY_ALIAS = """
-SELECT version.version, tag.value, coalesce(version.storage_location, version.source), version.creation_time
+SELECT version.version, digest.value, signature.value, coalesce(version.storage_location, version.source),
+       version.creation_time
 FROM registered_model_aliases AS alias
 JOIN model_versions AS version ON version.name = alias.name AND version.version = alias.version
-LEFT JOIN model_version_tags AS tag
-       ON tag.name = version.name AND tag.version = version.version AND tag.key = ?
+LEFT JOIN model_version_tags AS digest
+       ON digest.name = version.name AND digest.version = version.version AND digest.key = ?
+LEFT JOIN model_version_tags AS signature
+       ON signature.name = version.name AND signature.version = version.version AND signature.key = ?
 WHERE alias.name = ? AND alias.alias = ?
 """
 
@@ -58,6 +62,7 @@ class _Registered:
 
     version: str
     digest: str
+    signature: str
     location: str | None
     registered_at: float | None = None
 
@@ -66,6 +71,7 @@ class _LastGood(msgspec.Struct, frozen=True):
     version: str
     digest: str
     registered_at: float | None = None
+    signature: str = ""
 
 
 def load(uri_or_path: str, settings: Settings) -> OnnxModel:
@@ -92,13 +98,14 @@ def load_champion(settings: Settings, cache_dir: Path | None = None) -> OnnxMode
     """Load the version that has the alias; where the registry is away, the last one that was loaded here.
 
     Files are kept under `cache_dir`, by default `<data_dir>/models`, by their digest. Raises NoModelError where
-    nothing has the alias, ModelRefusedError for a file that is not the registered one or not made for this code,
-    UnavailableError where the registry is away and nothing was kept.
+    nothing has the alias, ModelRefusedError for a file that is not the registered one, not signed as is asked for
+    (`connectors.models.signing`) or not made for this code, UnavailableError where the registry is away and nothing
+    was kept.
     """
     try:
         return load_registered(settings, cache_dir)
     except UnavailableError as error:
-        return _kept(settings, cache_dir).last_good(error)
+        return _kept(settings, cache_dir).last_good(settings, error)
 
 
 def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxModel:
@@ -107,7 +114,7 @@ def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxMo
     found = _find(settings)
     if found is None:
         raise NoModelError(f"No version of {settings.model_name} has the alias {settings.model_alias} yet.")
-    _require_digest(settings, found)
+    _require_vouched(settings, found)
     data = kept.file(found.digest) or _fetch(settings, found)
     model = from_bytes(
         data,
@@ -116,31 +123,32 @@ def load_registered(settings: Settings, cache_dir: Path | None = None) -> OnnxMo
         digest=found.digest,
         registered_at=found.registered_at,
     )
-    kept.keep(model, data)
+    kept.keep(model, data, found.signature)
     return model
 
 
-def load_version(settings: Settings, version: str, digest: str, location: str | None) -> OnnxModel:
+def load_version(settings: Settings, version: str, digest: str, signature: str, location: str | None) -> OnnxModel:
     """Load a registered version as a worker would, but keep no copy; `location`: its file's folder, if that is local.
 
-    Raises ModelRefusedError for a file that is not the registered one or not made for this code, UnavailableError
-    where it cannot be read.
+    Raises ModelRefusedError for a file that is not the registered one, not signed as is asked for or not made for this
+    code, UnavailableError where it cannot be read.
     """
-    found = _Registered(version, digest, location)
-    _require_digest(settings, found)
+    found = _Registered(version, digest, signature, location)
+    _require_vouched(settings, found)
     return from_bytes(_fetch(settings, found), name=settings.model_name, version=version, digest=digest)
 
 
-def _require_digest(settings: Settings, found: _Registered) -> None:
+def _require_vouched(settings: Settings, found: _Registered) -> None:
     if not _DIGEST.fullmatch(found.digest):
         raise ModelRefusedError(
             f"{settings.model_name} version {found.version} was registered without a digest.", reason="digest"
         )
+    require_signature(settings, found.version, found.digest, found.signature)
 
 
 def load_last_good(settings: Settings, cache_dir: Path | None = None) -> OnnxModel:
     """Load the last version of the alias that was loaded here; raise UnavailableError where there is none."""
-    return _kept(settings, cache_dir).last_good(UnavailableError("There is no model to go on with."))
+    return _kept(settings, cache_dir).last_good(settings, UnavailableError("There is no model to go on with."))
 
 
 def _kept(settings: Settings, cache_dir: Path | None) -> _Kept:
@@ -163,18 +171,23 @@ class _Kept:
             return None
         return data if sha256(data) == digest else None
 
-    def keep(self, model: OnnxModel, data: bytes) -> None:
+    def keep(self, model: OnnxModel, data: bytes, signature: str) -> None:
         """Keep a model's file and remember it as the last good one of this alias."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.file(model.digest) is None:
                 _replace(self.folder / f"{model.digest}.onnx", data)
-            _replace(self._note, msgspec.json.encode(_LastGood(model.version, model.digest, model.registered_at)))
+            _replace(
+                self._note, msgspec.json.encode(_LastGood(model.version, model.digest, model.registered_at, signature))
+            )
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR: {self.folder} cannot be written: {error.strerror}.") from None
 
-    def last_good(self, why: UnavailableError) -> OnnxModel:
-        """Load the last good model; raise UnavailableError from `why` where there is none."""
+    def last_good(self, settings: Settings, why: UnavailableError) -> OnnxModel:
+        """Load the last good model; raise UnavailableError from `why` where there is none.
+
+        Raises ModelRefusedError where it was kept without the signature that is asked for now.
+        """
         try:
             last = msgspec.json.decode(self._note.read_bytes(), type=_LastGood)
             data = self.file(last.digest) if _DIGEST.fullmatch(last.digest) else None
@@ -182,6 +195,7 @@ class _Kept:
             data = None
         if data is None:
             raise UnavailableError(f"{why} No earlier copy of {self.name}@{self.alias} is in {self.folder}.") from why
+        require_signature(settings, last.version, last.digest, last.signature)
         return from_bytes(
             data, name=self.name, version=last.version, digest=last.digest, registered_at=last.registered_at
         )
@@ -219,15 +233,16 @@ def _find(settings: Settings) -> _Registered | None:
 def _find_in_sqlite(path: Path, settings: Settings) -> _Registered | None:
     if not path.exists():
         return None
+    names = DIGEST_TAG, SIGNATURE_TAG, settings.model_name, settings.model_alias
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)
         try:
-            row = connection.execute(_BY_ALIAS, (DIGEST_TAG, settings.model_name, settings.model_alias)).fetchone()
+            row = connection.execute(_BY_ALIAS, names).fetchone()
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise UnavailableError("The model registry at MLFLOW_TRACKING_URI cannot be read.") from error
-    return _Registered(str(row[0]), row[1] or "", row[2], row[3] / 1000) if row else None
+    return _Registered(str(row[0]), row[1] or "", row[2] or "", row[3], row[4] / 1000) if row else None
 
 
 def _find_on_server(uri: str, settings: Settings) -> _Registered | None:
@@ -245,7 +260,11 @@ def _find_on_server(uri: str, settings: Settings) -> _Registered | None:
         found = body["model_version"]
         tags = {tag["key"]: tag["value"] for tag in found.get("tags", ())}
         return _Registered(
-            str(found["version"]), tags.get(DIGEST_TAG, ""), None, int(found["creation_timestamp"]) / 1000
+            str(found["version"]),
+            tags.get(DIGEST_TAG, ""),
+            tags.get(SIGNATURE_TAG, ""),
+            None,
+            int(found["creation_timestamp"]) / 1000,
         )
     except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         raise UnavailableError("The model registry at MLFLOW_TRACKING_URI does not answer.") from error

@@ -17,6 +17,7 @@ from connectors.models.champion import DIGEST_TAG, FILE_NAME, sqlite_path
 from connectors.models.environment import environment, requirements
 from connectors.models.mlflow_quietly import open_store
 from connectors.models.onnx_file import OnnxModel, from_bytes
+from connectors.models.signing import SIGNATURE_TAG, signature
 from connectors.settings import Settings
 from schemas.features import FEATURE_NAMES
 from schemas.model import OUTPUT_NAME
@@ -64,10 +65,12 @@ class Candidate:
 def register(settings: Settings, candidate: Candidate) -> OnnxModel:
     """Log a candidate and register it as a new version of `model_name`; return it as it would be loaded.
 
-    The alias stays where it is. Raises ModelRefusedError for a file that workers would refuse, UnavailableError where
-    the registry does not take it.
+    It is signed where there is a `MODEL_SIGNING_KEY`. The alias stays where it is. Raises ModelRefusedError for a file
+    that workers would refuse, UnavailableError where the registry does not take it.
     """
     checked = from_bytes(candidate.onnx, name=settings.model_name, version="new")
+    given = signature(settings, checked.digest)
+    signed = {SIGNATURE_TAG: given} if given else {}
     with open_store(settings) as mlflow, _run(mlflow, settings) as run:
         _log(mlflow, run.info.run_id, candidate, checked)
         _ensure_registered_model(mlflow, settings.model_name)
@@ -75,7 +78,7 @@ def register(settings: Settings, candidate: Candidate) -> OnnxModel:
             settings.model_name,
             source=f"{run.info.artifact_uri}/{_FOLDER}",
             run_id=run.info.run_id,
-            tags={DIGEST_TAG: checked.digest, **candidate.tags},
+            tags={DIGEST_TAG: checked.digest, **signed, **candidate.tags},
             description=candidate.description,
         )
     registered_at = registered.creation_timestamp / 1000

@@ -19,8 +19,9 @@ from connectors.models.champion import DIGEST_TAG, load_version
 from connectors.models.mlflow_quietly import open_store
 from connectors.models.onnx_file import OnnxModel
 from connectors.models.registering import SNAPSHOT_FILE
+from connectors.models.signing import SIGNATURE_TAG, signature
 from connectors.settings import Settings
-from schemas.errors import NoModelError
+from schemas.errors import ConfigurationError, NoModelError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -85,7 +86,21 @@ def load_found(settings: Settings, version: str) -> OnnxModel:
         location = mlflow.get_model_version_download_uri(settings.model_name, version)
     # A server's files are not this machine's, even where it calls them files.
     local = location if settings.mlflow_tracking_uri.startswith("sqlite:///") else None
-    return load_version(settings, version, one.tags.get(DIGEST_TAG, ""), local)
+    return load_version(settings, version, one.tags.get(DIGEST_TAG, ""), one.tags.get(SIGNATURE_TAG, ""), local)
+
+
+def sign_version(settings: Settings, version: str) -> str:
+    """Sign a registered version's digest, once its file was found to be of this digest; return the digest.
+
+    Raises ConfigurationError without a `MODEL_SIGNING_KEY`, and what `load_version` raises.
+    """
+    model = load_found(settings.model_copy(update={"model_public_keys": ""}), version)
+    given = signature(settings, model.digest)
+    if given is None:
+        raise ConfigurationError("MODEL_SIGNING_KEY must be set; `healthalliance model key` makes one.")
+    with open_store(settings) as mlflow:
+        mlflow.set_model_version_tag(settings.model_name, version, SIGNATURE_TAG, given)
+    return model.digest
 
 
 def snapshot_ends(settings: Settings, version: str) -> tuple[PartitionEnd, ...]:

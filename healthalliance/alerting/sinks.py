@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import httpx2
 
 from connectors.settings import Settings
+from healthalliance.alerting.receivers import NotAllowedError, Receivers
 from schemas.alert import Alert, SinkKind, subject, text
 from schemas.errors import ConfigurationError
 from schemas.feature_words import Language
@@ -59,9 +60,10 @@ class Sink(Protocol):
 class _Posted:
     """Posts JSON; what is posted and with which headers is the subclass's."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self._url, self._timeout_s = url, timeout_s
-        self._client = httpx2.AsyncClient(timeout=timeout_s)
+    def __init__(self, url: str, timeout_s: float, receivers: Receivers) -> None:
+        self._url, self._timeout_s, self._receivers = httpx2.URL(url), timeout_s, receivers
+        # A receiver that answers with another address is refused: it could lead anywhere.
+        self._client = httpx2.AsyncClient(timeout=timeout_s, follow_redirects=False)
 
     def _content(self, alert: Alert) -> Mapping[str, Any]:
         raise NotImplementedError
@@ -75,10 +77,22 @@ class _Posted:
         headers = {"Content-Type": "application/json"} | self._headers(alert, body)
         try:
             async with asyncio.timeout(self._timeout_s):  # the client's own limits are for each step
-                response = await self._client.post(self._url, content=body, headers=headers)
+                response = await self._post(body, headers)
+        except NotAllowedError:
+            return Answer(Outcome.FAILED, "internal address")
         except (httpx2.HTTPError, OSError) as error:  # a TimeoutError is one
             return Answer(Outcome.FAILED, type(error).__name__)
         return _judged(response)
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> httpx2.Response:
+        # To the very address that was looked at: a name may lead elsewhere a moment later.
+        at = self._url.copy_with(host=await self._receivers.address_of(self._url))
+        return await self._client.post(
+            at,
+            content=body,
+            headers={"Host": self._url.netloc.decode()} | headers,
+            extensions={"sni_hostname": self._url.host},
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -101,8 +115,8 @@ class Webhook(_Posted):
     See https://www.standardwebhooks.com: the signature is of id, time and body.
     """
 
-    def __init__(self, url: str, secret: str, timeout_s: float) -> None:
-        super().__init__(url, timeout_s)
+    def __init__(self, url: str, secret: str, timeout_s: float, receivers: Receivers) -> None:
+        super().__init__(url, timeout_s, receivers)
         self._secret = base64.b64decode(secret[len(_ENCODED) :]) if secret.startswith(_ENCODED) else secret.encode()
 
     def _content(self, alert: Alert) -> Mapping[str, Any]:
@@ -129,8 +143,8 @@ def signature(secret: bytes, alert_id: str, sent_at: str, body: bytes) -> str:
 class Slack(_Posted):
     """Posts to one of Slack's incoming webhooks, which knows no ids: a repeat is seen twice."""
 
-    def __init__(self, url: str, timeout_s: float, language: Language) -> None:
-        super().__init__(url, timeout_s)
+    def __init__(self, url: str, timeout_s: float, language: Language, receivers: Receivers) -> None:
+        super().__init__(url, timeout_s, receivers)
         self._language: Language = language
 
     def _content(self, alert: Alert) -> Mapping[str, Any]:
@@ -225,15 +239,16 @@ class Printed:
 
 def open_sink(kind: SinkKind, settings: Settings, language: Language, show: Callable[[dict[str, Any]], None]) -> Sink:
     """Make the sink; raise ConfigurationError that names the setting it lacks."""
+    receivers = Receivers.of(settings.alert_internal_receivers)
     if kind is SinkKind.WEBHOOK:
         secret = settings.alert_webhook_secret.get_secret_value()
         if secret and len(secret) < _LEAST_SECRET:
             raise ConfigurationError(f"ALERT_WEBHOOK_SECRET is shorter than {_LEAST_SECRET} characters.")
-        return Webhook(_address("ALERT_WEBHOOK_URL", settings.alert_webhook_url.get_secret_value()), secret,
-                       settings.alert_timeout_s)  # fmt: skip
+        url = _address("ALERT_WEBHOOK_URL", settings.alert_webhook_url.get_secret_value(), receivers)
+        return Webhook(url, secret, settings.alert_timeout_s, receivers)
     if kind is SinkKind.SLACK:
-        url = _address("ALERT_SLACK_URL", settings.alert_slack_url.get_secret_value())
-        return Slack(url, settings.alert_timeout_s, language)
+        url = _address("ALERT_SLACK_URL", settings.alert_slack_url.get_secret_value(), receivers)
+        return Slack(url, settings.alert_timeout_s, language, receivers)
     if kind is SinkKind.EMAIL:
         for name in ("alert_smtp_host", "alert_email_from", "alert_email_to"):
             if not getattr(settings, name):
@@ -242,7 +257,7 @@ def open_sink(kind: SinkKind, settings: Settings, language: Language, show: Call
     return Printed(show)
 
 
-def _address(name: str, url: str) -> str:
+def _address(name: str, url: str, receivers: Receivers) -> str:
     """Return an address; the error does not quote it, since such addresses are secrets."""
     if not url:
         raise ConfigurationError(f"{name} is not set, which these alerts need.")
@@ -252,4 +267,5 @@ def _address(name: str, url: str) -> str:
         parsed = httpx2.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigurationError(f"{name} is no address such as https://host/path.")
+    receivers.require_allowed(name, parsed)
     return url

@@ -13,6 +13,7 @@ from connectors.settings import Settings
 from healthalliance.api import cds_hooks, encounters, health, institutions, page, predictions, scores, worklist
 from healthalliance.api.measuring import Measured
 from healthalliance.api.problems import ProblemDocument, handle_problems
+from healthalliance.api.protecting import Protected
 from healthalliance.api.service import open_service
 
 _ROUTERS = (
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     page.serve_files(app)
     handle_problems(app)
+    app.add_middleware(Protected)
     app.add_middleware(Measured)
     _describe_problems(app)
     return app

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from healthalliance.api.keys import key_hash
 from healthalliance.api.problems import ProblemError
 from healthalliance.api.service import Service, Shared
 from healthalliance.api.sessions import COOKIE, require_same_site
@@ -27,19 +28,22 @@ async def caller(
 ) -> Sender:
     """Return the institution that the request's key or session opens, with its pseudonym keys.
 
+    The request's state says as `agent` which key or session it was, for the audit log.
+
     Raises ProblemError 401 without a good key, 403 for a change that another site's page may have asked a signed-in
     browser for, 429 where an institution, or an address with bad keys, asks too often.
     """
     key = bearer.credentials if bearer else header
     institution = service.keys.institution_of(key) if key else None
-    if not key and cookie:
-        institution = service.sessions.institution_of(cookie)
-        if institution is not None:
-            require_same_site(request)
+    agent = f"key:{_short(key_hash(key))}" if key else ""
+    if not key and cookie and (opened := service.sessions.opened_by(cookie)):
+        institution, agent = opened[0], f"session:{_short(opened[1])}"
+        require_same_site(request)
     if institution is None:
         raise refused_key(service, request)
     if (wait := service.requests.retry_after_s(institution)) is not None:
         raise _too_many(wait)
+    request.state.agent = agent
     return service.senders[institution]
 
 
@@ -59,6 +63,11 @@ def refused_key(service: Service, request: Request) -> ProblemError:
         return _too_many(wait)
     headers = {"WWW-Authenticate": 'Bearer realm="healthalliance"'}
     return ProblemError(401, "no-key", "Send the institution's key as `Authorization: Bearer …`.", headers)
+
+
+def _short(hash_: str) -> str:
+    """Cut a key's hash to what tells keys apart."""
+    return hash_.partition(":")[2][:16]
 
 
 def _too_many(retry_after_s: int) -> ProblemError:

@@ -13,12 +13,14 @@ from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, Validat
 
 from connectors.cds_cards import ServedCard, keep_card, note_outcome
 from connectors.score_reading import standing_score
+from healthalliance.api.auditing import Audited
 from healthalliance.api.bodies import read_body
 from healthalliance.api.callers import Caller
 from healthalliance.api.fhir_events import event_of, histories_of
 from healthalliance.api.predicting import featurize_newest
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.audit import Action
 from schemas.cds_card import OVERRIDE_REASONS, cds_card
 from schemas.messages import Band
 from streams.decision import Sender
@@ -131,7 +133,7 @@ async def discover() -> dict[str, list[dict[str, Any]]]:
     responses=describes(400, 401, 408, 413, 422, 429, 503),
     openapi_extra=_body(HookRequest),
 )
-async def call(request: Request, service: Shared, sender: Caller) -> dict[str, list[dict[str, Any]]]:
+async def call(request: Request, service: Shared, sender: Caller, audit: Audited) -> dict[str, list[dict[str, Any]]]:
     """Return the card of the encounter's standing score, else of what `prefetch` tells, else none."""
     asked = await _read(request, service, HookRequest)
     found = await _standing(service, sender, asked.context) or await _from_prefetch(service, sender, asked)
@@ -139,12 +141,14 @@ async def call(request: Request, service: Shared, sender: Caller) -> dict[str, l
         return {"cards": []}
     card_id, shown = str(uuid4()), found.shown
     await keep_card(
-        service.pool,
+        service.pools[sender.institution.id],
         ServedCard(
             card_id, sender.institution.id, found.patient_pseudonym, found.encounter_pseudonym, found.record_id,
             str(shown.band), shown.model_version, datetime.now(UTC),
         ),
     )  # fmt: skip
+    subjects = [f"encounter:{found.encounter_pseudonym}"]
+    await audit.note(Action.SHOW_CARD, [f"record:{found.record_id}", *subjects] if found.record_id else subjects)
     card = cds_card(
         card_id, shown.probability, shown.band, shown.baseline, shown.contributions, vars(shown.features),
         f"{shown.model_name} version {shown.model_version}",
@@ -171,7 +175,12 @@ async def _note(service: Service, sender: Sender, one: CardFeedback) -> bool:
     reason = one.overrideReason.reason.code if one.overrideReason and one.overrideReason.reason else None
     known = reason if reason in OVERRIDE_REASONS or reason is None else "other"
     return await note_outcome(
-        service.pool, sender.institution.id, str(one.card), one.outcome, known, one.outcomeTimestamp
+        service.pools[sender.institution.id],
+        sender.institution.id,
+        str(one.card),
+        one.outcome,
+        known,
+        one.outcomeTimestamp,
     )
 
 
@@ -190,7 +199,9 @@ async def _read(request: Request, service: Service, model: type[_M]) -> _M:
 
 async def _standing(service: Service, sender: Sender, context: Context) -> _Found | None:
     keys = sender.keys
-    score = await standing_score(service.pool, sender.institution.id, keys.encounter_pseudonym(context.encounterId))
+    score = await standing_score(
+        service.pools[sender.institution.id], sender.institution.id, keys.encounter_pseudonym(context.encounterId)
+    )
     if score is None or score.patient_pseudonym != keys.patient_pseudonym(context.patientId):
         return None
     if score.probability is None or score.baseline is None or score.band is None or score.features is None:

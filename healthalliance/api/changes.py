@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import asyncpg
@@ -20,8 +20,8 @@ _MOST_WATCHERS = 500  # of all institutions in this process; each is a connectio
 class Changes:
     """Looks every half second for each institution that somebody watches, and never for the others."""
 
-    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
-        self._pool = pool
+    def __init__(self, pools: Mapping[str, asyncpg.Pool[Any]]) -> None:
+        self._pools = pools
         self._waiting: dict[str, set[asyncio.Queue[str | None]]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
 
@@ -75,7 +75,7 @@ class Changes:
 
     async def _token(self, institution: str) -> str | None:
         try:
-            return await change_token(self._pool, institution)
+            return await change_token(self._pools[institution], institution)
         except AWAY:
             return None  # whoever watches is told once it is back
 

@@ -101,7 +101,7 @@ async def _publish(service: Service, message: OutMessage) -> tuple[int, int]:
 
 
 async def _publish_once(service: Service, sender: Sender, message: OutMessage, key: str) -> tuple[int, int]:
-    institution, pool = sender.institution.id, service.pool
+    institution, pool = sender.institution.id, service.pools[sender.institution.id]
     held = await claim(pool, institution, key, message.value or b"", datetime.now(UTC))
     match held:
         case Claim("done", int(partition), int(offset)):

@@ -25,7 +25,7 @@ async def stored_histories(
     service: Service, sender: Sender, patient_pseudonyms: Iterable[str]
 ) -> dict[str, PatientHistory]:
     """Read what is stored of the sender's patients, by pseudonym, as far as there is anything."""
-    sealed = await sealed_histories(service.pool, sender.institution.id, patient_pseudonyms)
+    sealed = await sealed_histories(service.pools[sender.institution.id], sender.institution.id, patient_pseudonyms)
     return {pseudonym: decode_history(sender.keys.unseal(one, pseudonym)) for pseudonym, one in sealed.items()}
 
 

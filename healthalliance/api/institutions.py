@@ -52,7 +52,7 @@ async def _activity(service: Service, institution: Institution) -> Activity:
     midnight = datetime.now(institution.time_zone).replace(hour=0, minute=0, second=0, microsecond=0)
     encounters = topics[str(TopicFamily.ENCOUNTERS)]
     found = await asyncio.to_thread(topic_activity, service.settings, encounters, midnight)
-    rejected = await rejected_since(service.pool, institution.id, midnight.astimezone(UTC))
+    rejected = await rejected_since(service.pools[institution.id], institution.id, midnight.astimezone(UTC))
     return Activity(
         topics=topics,
         last_event_at=found.newest_at,

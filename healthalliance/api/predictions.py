@@ -13,12 +13,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from healthalliance.api import metrics
+from healthalliance.api.auditing import Audit, Audited
 from healthalliance.api.bodies import media_type, read_body
 from healthalliance.api.callers import Caller
 from healthalliance.api.fhir_events import MEDIA_TYPE, describes_refusal, histories_of, issues_of, read_event, refusal
 from healthalliance.api.predicting import featurize_newest
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.audit import Action
 from schemas.explanation import steps
 from schemas.features import Features
 from schemas.messages import Band
@@ -95,12 +97,13 @@ async def post_prediction(
     request: Request,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     history: Annotated[bool, Query(description="fold the Bundle into the patient's stored history first")] = False,
 ) -> Response:
     """Score features (`application/json`) or the newest encounter of a FHIR Bundle (`application/fhir+json`)."""
     model = service.model()
     if media_type(request) == MEDIA_TYPE:
-        return await _from_fhir(request, service, sender, history)
+        return await _from_fhir(request, service, sender, audit if history else None)
     if media_type(request) != "application/json":
         raise ProblemError(415, "media-type", f"Send application/json or {MEDIA_TYPE}.")
     given = _features_of(await read_body(request, _MOST_BYTES, service.settings.api_body_timeout_s))
@@ -124,16 +127,19 @@ def _features_of(body: bytes) -> FeaturesIn:
         raise ProblemError(422, "invalid", "; ".join(sorted(found)) or "Not JSON.") from None
 
 
-async def _from_fhir(request: Request, service: Service, sender: Sender, with_history: bool) -> Response:
+async def _from_fhir(request: Request, service: Service, sender: Sender, audit: Audit | None) -> Response:
+    """Score an event; with `audit` by what is stored too, which is an access."""
     event = await read_event(request, service, sender, None)
     if issues := issues_of(event.parsed):
         return refusal(issues)
-    histories = await histories_of(service, event) if with_history else {}
+    histories = await histories_of(service, event) if audit else {}
     started = perf_counter()
     found = featurize_newest(event, histories)
     if found is None:
         raise ProblemError(422, "nothing-to-score", "There is no encounter in it that has begun and is scored.")
     prediction = predict(found.message.features, service.model())
+    if audit:
+        await audit.note(Action.PREDICT, [f"patient:{found.patient_pseudonym}"])
     return _answer(
         sender, prediction, perf_counter() - started, encounter=f"Encounter/{found.encounter_id}", as_of=found.as_of
     )

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from connectors.logs import without_values
 from schemas.errors import HealthAllianceError, NoModelError, UnavailableError
 
 log = logging.getLogger("healthalliance.api")
@@ -85,7 +86,7 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _any(_: Request, error: Exception) -> Response:
         # Where it happened, never what it says: a message may quote a row or a request.
-        log.error("Unforeseen %s.", type(error).__name__, exc_info=type(error)().with_traceback(error.__traceback__))
+        log.error("Unforeseen %s.", type(error).__name__, exc_info=without_values(error))
         return problem_response(ProblemError(500, "internal", "Something went wrong."))
 
 

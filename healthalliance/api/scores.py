@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from connectors.score_reading import After, find_score, standing_scores
+from healthalliance.api.auditing import Audited, records
 from healthalliance.api.bodies import wants_fhir
 from healthalliance.api.callers import Caller, require_own
 from healthalliance.api.fhir_events import MEDIA_TYPE
@@ -22,6 +23,7 @@ from healthalliance.api.histories import Known, encounters_of
 from healthalliance.api.predictions import ModelIdentity
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.service import Service, Shared
+from schemas.audit import Action
 from schemas.explanation import cause, headline
 from schemas.feature_words import Language
 from schemas.messages import Band, ScoreStatus
@@ -111,10 +113,11 @@ _FHIR: dict[str, Any] = {
     summary="One score",
     responses={200: {"model": ScoreOut, "content": _FHIR}, **describes(401, 404, 422, 429, 503)},
 )
-async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller) -> Response:
+async def get_score(record_id: UUID, request: Request, service: Shared, sender: Caller, audit: Audited) -> Response:
     """Return a score of the caller's institution, by `Accept: application/fhir+json` as a RiskAssessment."""
     score = await own_score(service, sender, record_id)
     encounters = await encounters_of(service, sender, [score])
+    await audit.note(Action.READ_SCORE, records([score]))
     if wants_fhir(request):
         return _rendered(_assessment(score, encounters), MEDIA_TYPE)
     return _rendered(score_document(score, encounters))
@@ -129,10 +132,12 @@ async def get_explanation(
     record_id: UUID,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     language: Annotated[Language, Query(description="of the sentences")] = "en",
 ) -> Response:
     """Explain a score of the caller's institution in sentences, the largest effect first."""
     score = await own_score(service, sender, record_id)
+    await audit.note(Action.READ_EXPLANATION, records([score]))
     document = {
         "record_id": score.record_id,
         "headline": headline(score.probability, score.band, language),
@@ -156,6 +161,7 @@ async def get_risk(
     request: Request,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     institution: Annotated[str | None, Query(description="the caller's own, which is the default")] = None,
     band: Annotated[list[Band] | None, Query(description="only these bands")] = None,
     since: Annotated[Moment | None, Query(description="only scores made from then on; with an offset")] = None,
@@ -167,16 +173,17 @@ async def get_risk(
     if institution is not None:
         require_own(institution, sender)
     found = await standing_scores(
-        service.pool,
+        service.pools[sender.institution.id],
         sender.institution.id,
         bands=band or (),
         since=since,
-        after=_after(after) if after else None,
+        after=page_end(after) if after else None,
         inpatient=inpatient,
         most=limit + 1,
     )
     page, more = found[:limit], len(found) > limit
     encounters = await encounters_of(service, sender, page)
+    await audit.note(Action.LIST_RISK, records(page))
     following = _cursor(page[-1]) if more else None
     if wants_fhir(request):
         url = str(request.url.include_query_params(after=following)) if following else None
@@ -186,7 +193,7 @@ async def get_risk(
 
 async def own_score(service: Service, sender: Sender, record_id: UUID) -> StoredScore:
     """Return a score of the caller's; raise ProblemError 404 where there is none, or it is another institution's."""
-    score = await find_score(service.pool, str(record_id), sender.institution.id)
+    score = await find_score(service.pools[sender.institution.id], str(record_id), sender.institution.id)
     if score is None:
         raise ProblemError(404, "unknown-record", "There is no such score of this institution.")
     return score
@@ -215,7 +222,8 @@ def _cursor(score: StoredScore) -> str:
     return base64.urlsafe_b64encode(f"{score.scored_at.isoformat()} {score.record_id}".encode()).decode()
 
 
-def _after(text: str) -> After:
+def page_end(text: str) -> After:
+    """Read where a page ended, as its `next` says; raise ProblemError 422 for what is none."""
     try:
         at, _, record_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
         moment = datetime.fromisoformat(at)

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from connectors.logs import log_to_stderr
+from connectors.models.signing import warn_of_unsigned
 from connectors.settings import Settings
 from connectors.tracing import start_tracing
 from healthalliance.api import metrics
@@ -26,6 +27,7 @@ def serve(settings: Settings) -> None:
     serve_metrics(settings.metrics_host, settings.api_metrics_port, "API_METRICS_PORT", metrics.REGISTRY)
     log_to_stderr(settings)
     start_tracing(settings, "api")
+    warn_of_unsigned(settings)
     app = create_app(settings)
     config = uvicorn.Config(
         app,

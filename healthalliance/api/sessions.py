@@ -33,18 +33,19 @@ class Sessions:
             response.set_cookie(COOKIE, value, _LASTS_S, httponly=True, samesite="strict", secure=secure)
         return institution
 
-    def institution_of(self, cookie: str) -> str | None:
-        """Return whose a cookie is, None once it is over, its key is gone, or where it was not made here."""
+    def opened_by(self, cookie: str) -> tuple[str, str] | None:
+        """Return whose a cookie is, and its key's hash; None once it is over, its key is gone, or if made elsewhere."""
         institution, _, rest = cookie.partition(".")
         until, _, signature = rest.partition(".")
         if institution not in self.senders or not until.isdecimal() or len(until) > 12 or int(until) < time():
             return None
-        good = False
+        opened = None
         for stored, id_ in self.keys.hashes:
             if id_ == institution:
                 expected = self._signature(institution, int(until), stored)
-                good |= hmac.compare_digest(expected.encode(), signature.encode())
-        return institution if good else None
+                if hmac.compare_digest(expected.encode(), signature.encode()):
+                    opened = institution, stored
+        return opened
 
     def _signature(self, institution: str, until: int, stored: str) -> str:
         # The hash alone would not do: it is a setting, and whoever reads it must not be able to sign in.

@@ -23,11 +23,13 @@ from connectors.worklist import (
     take_back,
     versions_of,
 )
+from healthalliance.api.auditing import Audited, records
 from healthalliance.api.callers import Caller
 from healthalliance.api.histories import Known, encounters_of
 from healthalliance.api.problems import ProblemError, describes
 from healthalliance.api.scores import Moment
 from healthalliance.api.service import Service, Shared
+from schemas.audit import Action
 from schemas.explanation import headline
 from schemas.feature_words import Language, phrase
 from schemas.messages import Band
@@ -131,6 +133,7 @@ class ModelOut(BaseModel):
 async def get_worklist(
     service: Shared,
     sender: Caller,
+    audit: Audited,
     band: Annotated[list[Band] | None, Query(description="only these bands")] = None,
     inpatient: Annotated[bool | None, Query(description="only inpatient stays, or only others")] = None,
     days: Annotated[int, Query(ge=1, le=365, description="only what was received in so many last days")] = 30,
@@ -142,7 +145,7 @@ async def get_worklist(
     """Return the caller's standing scores of the last days, the highest first, with reasons and marks."""
     now = datetime.now(UTC)
     found = await current_risks(
-        service.pool,
+        service.pools[sender.institution.id],
         sender.institution.id,
         now - timedelta(days=days),
         now,
@@ -153,13 +156,15 @@ async def get_worklist(
         most=limit + 1,
     )
     entries = await _entries(service, sender, found[:limit], language)
+    await audit.note(Action.LIST_WORKLIST, records(one.score for one in found[:limit]))
     return WorklistOut(institution=sender.institution.id, entries=entries, more=len(found) > limit)
 
 
 @router.get("/worklist/events", summary="When to look again", responses={200: {"content": {"text/event-stream": {}}}})
-async def get_events(service: Shared, sender: Caller) -> StreamingResponse:
+async def get_events(service: Shared, sender: Caller, audit: Audited) -> StreamingResponse:
     """Send an event `changed` whenever the caller's worklist may look different, `still` while it does not."""
     service.changes.require_room()
+    await audit.note(Action.WATCH_WORKLIST)
     return StreamingResponse(
         _events(service, sender),
         media_type="text/event-stream",
@@ -174,10 +179,13 @@ async def get_entry(
     encounter_pseudonym: UUID,
     service: Shared,
     sender: Caller,
+    audit: Audited,
     language: Annotated[Language, Query(description="of the sentences")] = "en",
 ) -> EntryOut:
     """Return an encounter's standing score, whenever it was received."""
-    [entry] = await _entries(service, sender, [await _standing(service, sender, encounter_pseudonym)], language)
+    standing = await _standing(service, sender, encounter_pseudonym)
+    [entry] = await _entries(service, sender, [standing], language)
+    await audit.note(Action.READ_WORKLIST_ENTRY, records([standing.score]))
     return entry
 
 
@@ -186,11 +194,15 @@ async def get_entry(
     summary="A score was seen",
     responses=describes(400, 401, 403, 404, 422, 429, 503),
 )
-async def put_acknowledgement(encounter_pseudonym: UUID, seen: SeenIn, service: Shared, sender: Caller) -> MarkOut:
+async def put_acknowledgement(
+    encounter_pseudonym: UUID, seen: SeenIn, service: Shared, sender: Caller, audit: Audited
+) -> MarkOut:
     """Note that somebody has seen a score: the encounter is quiet until its risk reaches a higher band."""
-    known = await acknowledge(
-        service.pool, sender.institution.id, str(encounter_pseudonym), str(seen.record_id), datetime.now(UTC)
-    )
+    encounter, record = str(encounter_pseudonym), str(seen.record_id)
+    async with audit.change(service.pools[sender.institution.id]) as change:
+        known = await acknowledge(change.connection, sender.institution.id, encounter, record, datetime.now(UTC))
+        if known:
+            await change.note(Action.ACKNOWLEDGE, [f"encounter:{encounter}", f"record:{record}"])
     return await _marked(service, sender, encounter_pseudonym, known)
 
 
@@ -199,12 +211,18 @@ async def put_acknowledgement(encounter_pseudonym: UUID, seen: SeenIn, service: 
     summary="Not before then",
     responses=describes(400, 401, 403, 404, 422, 429, 503),
 )
-async def put_snooze(encounter_pseudonym: UUID, wish: SnoozeIn, service: Shared, sender: Caller) -> MarkOut:
+async def put_snooze(
+    encounter_pseudonym: UUID, wish: SnoozeIn, service: Shared, sender: Caller, audit: Audited
+) -> MarkOut:
     """Keep an encounter quiet until a time."""
     now = datetime.now(UTC)
     if not now < wish.until <= now + _LONGEST_SNOOZE:
         raise ProblemError(422, "invalid", "`until` lies within the next 30 days.")
-    known = await snooze(service.pool, sender.institution.id, str(encounter_pseudonym), wish.until, now)
+    encounter = str(encounter_pseudonym)
+    async with audit.change(service.pools[sender.institution.id]) as change:
+        known = await snooze(change.connection, sender.institution.id, encounter, wish.until, now)
+        if known:
+            await change.note(Action.SNOOZE, [f"encounter:{encounter}"])
     return await _marked(service, sender, encounter_pseudonym, known)
 
 
@@ -215,10 +233,17 @@ async def put_snooze(encounter_pseudonym: UUID, wish: SnoozeIn, service: Shared,
     responses=describes(401, 403, 422, 429, 503),
 )
 async def delete_mark(
-    encounter_pseudonym: UUID, what: Literal["acknowledgement", "snooze"], service: Shared, sender: Caller
+    encounter_pseudonym: UUID,
+    what: Literal["acknowledgement", "snooze"],
+    service: Shared,
+    sender: Caller,
+    audit: Audited,
 ) -> Response:
     """Take an acknowledgement or a snooze back; there need not be one."""
-    await take_back(service.pool, sender.institution.id, str(encounter_pseudonym), what, datetime.now(UTC))
+    encounter = str(encounter_pseudonym)
+    async with audit.change(service.pools[sender.institution.id]) as change:
+        if await take_back(change.connection, sender.institution.id, encounter, what, datetime.now(UTC)):
+            await change.note(Action.TAKE_BACK, [f"encounter:{encounter}"])
     return Response(status_code=204)
 
 
@@ -254,7 +279,13 @@ async def _marked(service: Service, sender: Sender, encounter: UUID, known: bool
 
 async def _standing(service: Service, sender: Sender, encounter: UUID) -> Listed:
     found = await current_risks(
-        service.pool, sender.institution.id, _EVER, datetime.now(UTC), encounter=str(encounter), quiet=True, most=1
+        service.pools[sender.institution.id],
+        sender.institution.id,
+        _EVER,
+        datetime.now(UTC),
+        encounter=str(encounter),
+        quiet=True,
+        most=1,
     )
     if not found:
         raise _unknown()
@@ -263,7 +294,9 @@ async def _standing(service: Service, sender: Sender, encounter: UUID) -> Listed
 
 async def _entries(service: Service, sender: Sender, found: list[Listed], language: Language) -> list[EntryOut]:
     known = await encounters_of(service, sender, [one.score for one in found])
-    trends = await versions_of(service.pool, sender.institution.id, [one.score.encounter_pseudonym for one in found])
+    trends = await versions_of(
+        service.pools[sender.institution.id], sender.institution.id, [one.score.encounter_pseudonym for one in found]
+    )
     return [
         _entry(
             one,

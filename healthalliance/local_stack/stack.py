@@ -25,10 +25,14 @@ from healthalliance.local_stack.state import (
     api_keys,
     database_password,
     ensure_api_keys,
+    ensure_erasure_key,
+    ensure_model_keys,
     ensure_pseudonym_key,
+    erasure_key_file,
     exclusive,
     forget_state,
     is_up,
+    model_keys,
     pseudonym_key,
     read_state,
     write_state,
@@ -54,6 +58,10 @@ def up(settings: Settings, say: Say, ports: Ports = DEFAULT_PORTS, *, secured: b
             ensure_pseudonym_key(data_dir)
         if not settings.institution_api_key:
             ensure_api_keys(data_dir)
+        if not settings.erasure_key_location:
+            ensure_erasure_key(data_dir)
+        if not given_address(settings, Part.MLFLOW):
+            ensure_model_keys(data_dir)
         state = _still_running(data_dir)
         missing = [part for part in _SERVERS if part not in state and not given_address(settings, part)]
         _stop(data_dir, missing)
@@ -103,10 +111,13 @@ def connected(settings: Settings, parts: Iterable[Part] | None = None, user: str
             found[ADDRESS_SETTINGS[part]] = _own_address(data_dir, state.get(part), part)
             if part is Part.KAFKA:
                 found |= _kafka_access(data_dir, user)
+    if "mlflow_tracking_uri" in found:
+        found |= _own_model_keys(settings, data_dir)
     if parts is None and not settings.pseudonym_key.get_secret_value():
         found["pseudonym_key"] = SecretStr(_own_pseudonym_key(data_dir))
     if parts is None and not settings.institution_api_key:
         found["institution_api_key"] = {id_: key_hash(key) for id_, key in api_keys(data_dir).items()}
+    settings = with_erasure_key(settings) if parts is None else settings
     return settings.model_copy(update=found)
 
 
@@ -121,10 +132,19 @@ def _kafka_access(data_dir: Path, user: str) -> dict[str, object]:
     return users.settings(user) if users.exist else {"kafka_security_protocol": "PLAINTEXT"}
 
 
+def with_erasure_key(settings: Settings) -> Settings:
+    """Fill in where the stack's key for certificates of erasure is, where none is set and there is one."""
+    key_file = None if settings.erasure_key_location else erasure_key_file(_data_dir(settings))
+    return settings.model_copy(update={"erasure_key_location": str(key_file)}) if key_file else settings
+
+
 def apart(settings: Settings, data_dir: Path) -> Settings:
     """Return settings for a stack of its own in `data_dir`, whatever addresses and key are given."""
     given = dict.fromkeys(ADDRESS_SETTINGS.values(), "")
-    keys = {"pseudonym_key": SecretStr(""), "institution_api_key": {}}
+    keys = {
+        "pseudonym_key": SecretStr(""), "institution_api_key": {}, "erasure_key_location": "",
+        "model_signing_key": SecretStr(""), "model_public_keys": "",
+    }  # fmt: skip
     return settings.model_copy(update={**given, **keys, "data_dir": data_dir})
 
 
@@ -214,6 +234,13 @@ def _own_pseudonym_key(data_dir: Path) -> str:
     if key is None:
         raise UnavailableError("PSEUDONYM_KEY is not set and none was made yet: make one with `healthalliance up`.")
     return key
+
+
+def _own_model_keys(settings: Settings, data_dir: Path) -> dict[str, object]:
+    keys = model_keys(data_dir)
+    if keys is None or settings.model_public_keys or settings.model_signing_key.get_secret_value():
+        return {}
+    return {"model_signing_key": SecretStr(keys[0]), "model_public_keys": keys[1]}
 
 
 def _mlflow_address(data_dir: Path) -> str:

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from connectors.models.signing import new_key_pair
 from healthalliance.api.keys import new_key
 from healthalliance.local_stack.records import Part
+from schemas.erasure import new_key as new_erasure_key
 from schemas.errors import LocalStackError
 from schemas.institutions import institutions
 
@@ -20,6 +22,8 @@ _STATE_FILE = "stack.json"
 _PSEUDONYM_KEY_FILE = "pseudonym.key"
 _DATABASE_PASSWORD_FILE = "postgres.password"
 API_KEYS_FILE = "api-keys.json"
+_ERASURE_KEY_FILE = "erasure.key"
+_MODEL_KEYS_FILE = "model-keys.json"
 _LOCK_FILE = "lock"
 
 
@@ -109,6 +113,34 @@ def ensure_api_keys(data_dir: Path) -> None:
     if held.keys() != institutions().keys():
         keys = {id_: held.get(id_) or new_key(id_) for id_ in institutions()}
         write_private(data_dir / API_KEYS_FILE, json.dumps(keys, indent=2) + "\n")
+
+
+def erasure_key_file(data_dir: Path) -> Path | None:
+    """Return where the key is that `up` made for certificates of erasure; None when there is none."""
+    path = data_dir / _ERASURE_KEY_FILE
+    return path if path.exists() else None
+
+
+def ensure_erasure_key(data_dir: Path) -> None:
+    """Make the key once; what was signed with a lost one cannot be verified here any more."""
+    if erasure_key_file(data_dir) is None:
+        write_private(data_dir / _ERASURE_KEY_FILE, new_erasure_key())
+
+
+def model_keys(data_dir: Path) -> tuple[str, str] | None:
+    """Read the key that models are signed with and its public half; None when there are none."""
+    try:
+        found = json.loads((data_dir / _MODEL_KEYS_FILE).read_text())
+        return str(found["signing"]), str(found["public"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def ensure_model_keys(data_dir: Path) -> None:
+    """Make the pair once, for a folder without models yet: those that are there were registered unsigned."""
+    if model_keys(data_dir) is None and not (data_dir / Part.MLFLOW).exists():
+        signing, public = new_key_pair()
+        write_private(data_dir / _MODEL_KEYS_FILE, json.dumps({"signing": signing, "public": public}) + "\n")
 
 
 def _make_secret(path: Path) -> None:

@@ -8,6 +8,11 @@ DIED = "exp"
 TRANSFERRED = "other-hcf"
 AGAINST_ADVICE = "aadvice"
 
+OTHER = "oth"
+_CODES = frozenset(
+    ["home", "alt-home", TRANSFERRED, "hosp", "long", AGAINST_ADVICE, DIED, "psy", "rehab", "snf", OTHER]
+)
+
 _ENTLASSUNGSGRUND = "http://fhir.de/StructureDefinition/Entlassungsgrund"
 
 # First and second digit of the German discharge reason (§ 301 SGB V, key 5) → discharge-disposition.
@@ -44,5 +49,14 @@ def discharge_disposition(hospitalization: dict[str, Any]) -> str | None:
 def _german(extension: dict[str, Any]) -> str | None:
     for part in extension.get("extension", ()):
         if part.get("url") == "ErsteUndZweiteStelle":
-            return _GERMAN.get(str((part.get("valueCoding") or {}).get("code")), "oth")
+            return _GERMAN.get(str((part.get("valueCoding") or {}).get("code")), OTHER)
     return None
+
+
+def shared_disposition(code: str | None) -> str | None:
+    """Return a disposition as it may leave the institution: `oth` for a code that is none of HL7's, so free text.
+
+    >>> shared_disposition("home"), shared_disposition("to her daughter")
+    ('home', 'oth')
+    """
+    return code if code is None or code in _CODES else OTHER

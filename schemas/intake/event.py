@@ -21,6 +21,8 @@ from schemas.rejection import Issue, Reason
 _DELETED = re.compile(rf"(?:^|/)(?P<type>{'|'.join(READERS)})(?:/(?P<id>[^/?]+)$|[/?]|$)")
 # Names the offset that a redriven event had when it was first published.
 REDRIVEN_OFFSET = "healthalliance.redriven.offset"
+# On a patient's tombstone: what becomes of the patient's later events, `refuse` or `accept`; else it stays as it was.
+FUTURE = "healthalliance.erasure.future"
 _BUNDLE_TYPES = frozenset({"message", "transaction", "batch", "collection", "history"})
 
 
@@ -39,13 +41,15 @@ class RawEvent(msgspec.Struct, frozen=True, gc=False):
 class ParsedEvent(msgspec.Struct, frozen=True, gc=False):
     """What an event says: patients to erase, entries to fold after that, issues that rejected it or parts of it.
 
-    `unsupported` are issues with what is valid FHIR, but asks for what cannot be done here.
+    `unsupported` are issues with what is valid FHIR, but asks for what cannot be done here. `refuse`: whether events
+    of the erased patients are refused from here on; None leaves it as it was.
     """
 
     entries: tuple[Entry, ...] = ()
     issues: tuple[Issue, ...] = ()
     erase: tuple[str, ...] = ()
     unsupported: tuple[Issue, ...] = ()
+    refuse: bool | None = None
 
 
 class OpenedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -140,11 +144,16 @@ def _read(raw: RawEvent, institution: Institution, document: dict[str, Any], iss
 def _parse_tombstone(raw: RawEvent) -> ParsedEvent:
     kind, _, id_ = (raw.key or b"").decode("utf-8", "replace").partition("/")
     if id_ and kind == "Patient":
-        return ParsedEvent(erase=(id_,))
+        return ParsedEvent(erase=(id_,), refuse=_refuse(raw))
     if id_ and kind == "Encounter":
         return ParsedEvent(entries=(_deletion(Kind.ENCOUNTER, id_, None, "Encounter"),))
     text = "A null value deletes; its key must be Encounter/<id> or Patient/<id>."
     return ParsedEvent(issues=(Issue(Reason.UNKNOWN_TOMBSTONE, "", text),))
+
+
+def _refuse(raw: RawEvent) -> bool | None:
+    said = next((value for name, value in raw.headers if name == FUTURE), b"")
+    return {b"refuse": True, b"accept": False}.get(said)
 
 
 def _deletion(kind: Kind, id_: str, patient_id: str | None, path: str) -> Entry:

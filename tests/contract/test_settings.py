@@ -84,7 +84,7 @@ def test_the_example_as_it_stands_gives_the_defaults(monkeypatch: pytest.MonkeyP
 def test_the_example_holds_no_secret() -> None:
     secret = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
     assert secret == {
-        "pseudonym_key", "kafka_sasl_password",
+        "pseudonym_key", "pseudonym_key_previous", "kafka_sasl_password", "model_signing_key",
         "alert_webhook_url", "alert_webhook_secret", "alert_slack_url", "alert_smtp_password",
     }  # fmt: skip
     values = example()

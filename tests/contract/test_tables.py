@@ -23,6 +23,9 @@ from connectors.migrations.versions import (
     m0007_alerts,
     m0008_judged_scores,
     m0009_outcomes_with_scores,
+    m0010_row_level_security,
+    m0012_audit_events,
+    m0013_pseudonym_keys,
 )
 from connectors.store import ERASED_TABLES, SCORE_COLUMNS
 from connectors.tables import metadata, rejected_events, risk_scores, stream_progress
@@ -51,6 +54,9 @@ def migrated() -> str:
         m0007_alerts.upgrade()
         m0008_judged_scores.upgrade()
         m0009_outcomes_with_scores.upgrade()
+        m0010_row_level_security.upgrade()
+        m0012_audit_events.upgrade()
+        m0013_pseudonym_keys.upgrade()
     return out.getvalue()
 
 
@@ -179,7 +185,8 @@ def test_nothing_of_a_rejected_event_but_reasons_and_paths_is_stored() -> None:
 @pytest.mark.parametrize("alias", ["", "one."])
 def test_the_analysts_views_have_a_column_for_each_feature_in_order(alias: str) -> None:
     found = re.findall(rf"\({re.escape(alias)}features->>'(\w+)'\)::double precision AS (\w+)", migrated())
-    assert found == [(name, name) for name in FEATURE_NAMES]
+    # The history's view is made again by a later migration.
+    assert found == [(name, name) for name in FEATURE_NAMES] * (2 if alias else 1)
 
 
 @pytest.mark.parametrize("language", ["en", "de"])

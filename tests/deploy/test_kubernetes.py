@@ -174,9 +174,10 @@ def test_every_variable_is_a_setting_or_another_programs(one: Workload) -> None:
 
 @EACH_WORKLOAD
 def test_a_program_gets_the_settings_and_what_it_cannot_do_without(one: Workload) -> None:
+    keys = {"PSEUDONYM_KEY", "PSEUDONYM_KEY_PREVIOUS"}
     needs = {
-        "worker": {"DATABASE_URL", "PSEUDONYM_KEY"},
-        "api": {"DATABASE_URL", "PSEUDONYM_KEY", *(f"INSTITUTION_API_KEY_{id_.upper()}" for id_ in institutions())},
+        "worker": {"DATABASE_URL", *keys},
+        "api": {"DATABASE_URL", *keys, *(f"INSTITUTION_API_KEY_{id_.upper()}" for id_ in institutions())},
         "alerting": {"DATABASE_URL"},
     }
     for container in filter(is_own, one.containers):

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from connectors.kafka import end_offsets, topic_ids
 from connectors.kafka_access import client_properties
+from connectors.patient_records import patients_named
 from connectors.settings import Settings
 from schemas.history import PatientHistory
 from schemas.institutions import institution
@@ -45,6 +46,9 @@ class FaultFree:
     features: dict[EncounterKey, EncounterFeatures | None] = field(default_factory=dict)
     digests: dict[Place, bytes] = field(default_factory=dict)
     outcomes: dict[EncounterKey, StayOutcome] = field(default_factory=dict)
+    rejected_of: dict[tuple[str, str], set[Place]] = field(default_factory=dict)  # by topic and only patient they name
+    erased: set[str] = field(default_factory=set)  # records of scores that were, until their patient was erased
+    erased_rejections: set[Place] = field(default_factory=set)  # their events stay on `rejected.<institution>`
 
 
 def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultFree:
@@ -64,7 +68,10 @@ def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultF
             sender = senders[topic]
             parsed = parse_events(raws, sender.institution, limits, validate)
             events = [Event(raw, one, sender, ids[topic]) for raw, one in zip(raws, parsed, strict=True)]
-            for _, some in groupby(events, lambda one: model_of(_place(one.raw)).version):
+            # What a batch takes back itself would never be known; a worker may have published it before.
+            erasures = accumulate(bool(one.parsed.erase) for one in events)
+            keys = zip((model_of(_place(one.raw)).version for one in events), erasures, strict=True)
+            for _, some in groupby(events, lambda _, keys=keys: next(keys)):  # type: ignore[misc]
                 scored = list(some)
                 _apply(result, scored, model_of(_place(scored[0].raw)))
             result.digests |= {_place(raw): digest(raw.value) for raw in raws}
@@ -76,11 +83,28 @@ def _apply(result: FaultFree, events: list[Event], model: Model) -> None:
     result.histories |= decision.histories
     result.patient_of |= decision.patient_of
     result.rejected |= {_place(one.event.raw): tuple(issue.reason for issue in one.issues) for one in decision.rejected}
+    for refused in decision.rejected:
+        raw = refused.event.raw
+        if len(named := patients_named(raw.key, raw.value)) == 1:
+            result.rejected_of.setdefault((raw.topic, named.pop()), set()).add(_place(raw))
     result.features |= {(one.institution, one.encounter_pseudonym): one.message for one in decision.features}
     keep_outcomes(result.outcomes, decision.stay_outcomes)
+    for event, key, patient_id in decision.erased:
+        _forget(result, event, key, patient_id)
     result.superseded |= {one.supersedes.record_id: one.record_id for one in decision.to_score if one.supersedes}
     for one in score(decision.to_score, model, datetime.now(UTC)):
         result.scores[one.record_id] = one
+
+
+def _forget(result: FaultFree, event: Event, patient: PatientKey, patient_id: str) -> None:
+    """Take out what is gone with a patient: scores from before this batch, and rejections from before the event."""
+    gone = {id_ for id_, one in result.scores.items() if (one.institution, one.patient_pseudonym) == patient}
+    result.erased |= gone
+    result.scores = {id_: one for id_, one in result.scores.items() if id_ not in gone}
+    for place in result.rejected.keys() & result.rejected_of.get((event.raw.topic, patient_id), set()):
+        if place[1:] < (event.raw.partition, event.raw.offset):
+            del result.rejected[place]
+            result.erased_rejections.add(place)
 
 
 def _senders(settings: Settings, topics: Iterable[str]) -> dict[str, Sender]:

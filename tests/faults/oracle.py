@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 
 from connectors.kafka import end_offsets, topic_ids
@@ -111,11 +112,11 @@ def judge(settings: Settings, ledger: Ledger) -> Verdict:
             if place in rejected_rows
         ),
         lost_on_risk=len(expected.scores.keys() - risk.first.keys()),
-        foreign_on_risk=len(risk.first.keys() - expected.scores.keys()),
+        foreign_on_risk=len(risk.first.keys() - expected.scores.keys() - expected.erased),
         repeats_that_differ=risk.differ,
         out_of_order=risk.out_of_order,
         lost_on_rejected=len(expected.rejected.keys() - on_rejected.keys()),
-        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys()),
+        foreign_on_rejected=len(on_rejected.keys() - expected.rejected.keys() - expected.erased_rejections),
         wrong_on_features=_wrong_on_features(settings, expected),
         wrong_outcomes=_wrong_outcomes(settings, expected),
         wrong_challenger_scores=_wrong_challenger_scores(settings, expected),
@@ -177,8 +178,14 @@ def _wrong_histories(settings: Settings, expected: FaultFree) -> int:
     for row in fetch(settings, "SELECT institution, patient_pseudonym::text, history FROM patient_history"):
         key = (row["institution"], row["patient_pseudonym"])
         held[key] = decode_history(keys[key[0]].unseal(row["history"], key[1]))
-    both = held.keys() | expected.histories.keys()
-    return sum(held.get(key) != expected.histories.get(key) for key in both)
+    wanted = {key: history for key, one in expected.histories.items() if (history := _kept(one)) != PatientHistory()}
+    held = {key: history for key, one in held.items() if (history := _kept(one)) != PatientHistory()}
+    return sum(held.get(key) != wanted.get(key) for key in held.keys() | wanted.keys())
+
+
+def _kept(history: PatientHistory) -> PatientHistory:
+    """Leave out what only says whose tombstones may be sent again, which `healthalliance erase` clears away."""
+    return msgspec.structs.replace(history, erased=())
 
 
 def _rejected_rows(settings: Settings, names: dict[str, str]) -> dict[Place, list[str]]:

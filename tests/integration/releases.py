@@ -43,7 +43,7 @@ class Release:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
 

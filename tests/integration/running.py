@@ -39,7 +39,12 @@ class Trained:
 def data_folder() -> Iterator[Settings]:
     """Make settings with a data folder of their own and nothing else: no variable of the caller's reaches them."""
     with TemporaryDirectory(prefix="healthalliance-test-", ignore_cleanup_errors=True) as folder:
-        settings = Settings.model_construct(data_dir=Path(folder), rejected_share_limit=1.0, train_search_budget_s=0.0)
+        settings = Settings.model_construct(
+            data_dir=Path(folder),
+            rejected_share_limit=1.0,
+            train_search_budget_s=0.0,
+            alert_internal_receivers="127.0.0.1",
+        )
         try:
             yield settings
         finally:

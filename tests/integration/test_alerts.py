@@ -600,7 +600,8 @@ async def _erase(settings: Settings, one: Stay) -> None:
     async with store.batch() as batch:
         await batch.write(
             Writes(now=datetime.now(UTC), advances=(), histories={}, patient_of={}, scores=(), superseded=(),
-                   rejected=(), erased=[(one.institution, one.patient)], stay_outcomes={}, challenger_scores=())
+                   rejected=(), erased={(one.institution, one.patient): (one.encounter,)}, stay_outcomes={},
+                   challenger_scores=())
         )  # fmt: skip
     await store.close()
 

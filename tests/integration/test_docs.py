@@ -58,11 +58,16 @@ RUN = {
     "healthalliance rejected show dkfz/3/1405": Expected(r"invalid-code.*Encounter\.status"),
     "healthalliance rejected redrive --institution dkfz": Expected("--go"),
     'healthalliance rejected discard dkfz/3/1405 --because "a test of the sender\'s"': Expected("1"),
+    "healthalliance audit verify": Expected("All rows are as they were written"),
+    "healthalliance audit list --institution ukhd --since 7d": Expected("operator:"),
+    "healthalliance audit list --institution ukhd --format fhir": Expected('"resourceType": "AuditEvent"'),
     "MODEL_ALIAS=challenger healthalliance train": Expected("docs version 2 is challenger", variables=_OWN_MODEL),
     "healthalliance train": Expected("docs version 1 is champion.*Report: ", variables=_OWN_MODEL),
     "healthalliance model list": Expected("2 │ challenger │.*1 │ champion │", variables=_OWN_MODEL),
     "healthalliance model compare champion 7": Expected("AUROC", variables=_OWN_MODEL),
     "healthalliance model promote 7": Expected("Version 2 scores now; version 1 did before", variables=_OWN_MODEL),
+    "healthalliance model key": Expected("MODEL_SIGNING_KEY=.{44} MODEL_PUBLIC_KEYS=.{44} "),
+    "healthalliance model sign 7": Expected("Version 2 is signed", variables=_OWN_MODEL),
     "healthalliance model rollback": Expected("Back from version 2 to version 1", variables=_OWN_MODEL),
 }  # fmt: skip
 
@@ -121,6 +126,7 @@ def place(trained: Trained, api: Api, tmp_path_factory: pytest.TempPathFactory) 
             "redrive --institution dkfz": f"redrive --institution {_INSTITUTION}",
             "compare champion 7": "compare champion 2",
             "promote 7": "promote 2",
+            "sign 7": "sign 2",
         },
     )
 

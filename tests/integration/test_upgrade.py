@@ -18,6 +18,7 @@ import pytest
 from connectors.kafka import ensure_topics
 from connectors.migrate import is_migrated, migrate
 from connectors.models import set_alias
+from connectors.models.versions import sign_version
 from connectors.registry import Registry
 from connectors.settings import Settings
 from healthalliance import local_stack
@@ -118,6 +119,7 @@ def upgraded(previous: Release) -> Iterator[Upgraded]:
         settings = local_stack.up(own, print, Ports(*lasting_ports(4)), secured=False)
         ensure_topics(settings)
         previous.run(settings, _OLD_MIGRATES + _OLD_TRAINS)
+        sign_version(settings, "1")  # which the old release cannot, as docs/operations.md has it
         train_champion(settings.model_copy(update={"model_alias": "next"}), 2)
         yield there_and_back(settings, previous)
 

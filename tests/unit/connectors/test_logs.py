@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+
+from connectors.logs import without_values
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PROGRAM = f"""
@@ -65,3 +70,43 @@ def test_an_exception_stays_within_its_line(entries: list[dict[str, Any]]) -> No
 
 def test_as_text_it_is_for_people() -> None:
     assert lines_of("text")[0].endswith(" WARNING healthalliance.worker: Over")
+
+
+def test_whatever_the_level_libraries_do_not_tell_of_what_they_are_given() -> None:
+    program = """
+import logging
+from connectors.logs import log_to_stderr
+from connectors.settings import Settings
+
+log_to_stderr(Settings.model_construct(log_level="DEBUG"))
+for name in ("healthalliance.worker", "aiokafka.consumer", "httpx2", "one.nobody.knows"):
+    logging.getLogger(name).debug("of %s", name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert [line.rpartition(" ")[2] for line in done.stderr.splitlines()] == ["healthalliance.worker"]
+
+
+SOMEBODY = "".join(reversed("enaJ"))  # a traceback shows lines of code, and there it must not stand
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda: f"{SOMEBODY} \udcff".encode("latin-1").decode(),
+        lambda: TypeAdapter(int).validate_json(f'"{SOMEBODY}"'),
+        lambda: dict[str, int]()[SOMEBODY],
+        lambda: json.loads(SOMEBODY),
+    ],
+)
+def test_what_is_logged_of_an_error_is_its_kind_and_place_alone(fails: Callable[[], object]) -> None:
+    """Some cannot be made anew without what they are about, and notes and causes are printed with an error."""
+    with pytest.raises((ValueError, KeyError)) as caught:
+        fails()
+    error = caught.value
+    error.add_note(SOMEBODY)
+    error.__cause__ = RuntimeError(SOMEBODY)
+    assert SOMEBODY in "".join(traceback.format_exception(error))
+    told = "".join(traceback.format_exception(without_values(error)))
+    assert told.rstrip().endswith(type(error).__name__)
+    assert SOMEBODY not in told
+    assert "test_logs.py" in told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import product
+from itertools import combinations, product
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -39,6 +39,30 @@ def test_a_pseudonym_stays_what_it_is_from_release_to_release() -> None:
 def test_one_id_has_another_pseudonym_for_each_secret_institution_and_purpose(id_: str) -> None:
     keys = [institution_keys(secret, one) for secret, one in product((SECRET, OTHER), institutions())]
     assert len({pseudonym for one in keys for pseudonym in every(one, id_)}) == 2 * len(keys)
+
+
+def test_over_many_patients_two_institutions_pseudonyms_agree_as_coins_do() -> None:
+    """122 bits are free: in n ids half of 122 n agree, give or take the square root of a quarter of it."""
+    ids = [f"patient-{number}" for number in range(5_000)]
+    by_institution = {one: institution_keys(SECRET, one) for one in institutions()}
+    columns = {one: [UUID(keys.patient_pseudonym(id_)).int for id_ in ids] for one, keys in by_institution.items()}
+    columns["dkfz, another key"] = [UUID(institution_keys(OTHER, "dkfz").patient_pseudonym(id_)).int for id_ in ids]
+    columns["dkfz, encounters"] = [UUID(KEYS.encounter_pseudonym(id_)).int for id_ in ids]
+    free = ((1 << 128) - 1) & ~(0xF << 76) & ~(0x3 << 62)
+    for first, second in combinations(columns.values(), 2):
+        assert not set(first) & set(second)
+        agreeing = sum((~(a ^ b) & free).bit_count() for a, b in zip(first, second, strict=True))
+        trials = 122 * len(ids)
+        assert abs(agreeing - trials / 2) < 5 * (trials / 4) ** 0.5
+        ranks = [sorted(range(len(ids)), key=one.__getitem__) for one in (first, second)]
+        assert sum(a == b for a, b in zip(*ranks, strict=True)) < 15  # nor is their order alike: one is expected
+
+
+def test_a_keys_name_tells_keys_apart_and_nothing_else() -> None:
+    keys = [institution_keys(secret, one) for secret, one in product((SECRET, OTHER), institutions())]
+    assert len({one.id for one in keys}) == len(keys)
+    assert KEYS.id == institution_keys(SECRET, "dkfz").id
+    assert KEYS.id not in KEYS.patient.hex() + KEYS.encounter.hex() + KEYS.session.hex()
 
 
 @given(IDS, IDS)

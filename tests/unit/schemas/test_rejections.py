@@ -209,6 +209,7 @@ ELSEWHERE = {
     Reason.UNREADABLE,  # test_never_raises
     Reason.VERSION_CONFLICT,  # streams/test_decision
     Reason.DELETED_BEFORE,  # streams/test_decision
+    Reason.PATIENT_ERASED,  # streams/test_decision
 }
 
 

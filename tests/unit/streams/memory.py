@@ -54,6 +54,9 @@ class MemoryBatch(Batch):
             for one, first in first_offsets.items()
         }
 
+    async def require_keys(self, used: Mapping[str, str]) -> None:
+        pass
+
     async def load_histories(self, keys: Iterable[Key]) -> dict[Key, StoredHistory]:
         return {key: self.tables.histories[key] for key in keys if key in self.tables.histories}
 

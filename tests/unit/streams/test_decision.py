@@ -5,15 +5,27 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.intake.event import FUTURE, parse_event
+from schemas.intake.structure import fhirkit_issues
 from schemas.messages import Cause
 from schemas.rejection import MOST_ISSUES, Reason
 from streams.decision import Event, Known, Outcome, decide, encounters_of, patients_of
-from tests.unit.schemas.fhir_events import bundle, condition, encounter, medication_request, patient
-from tests.unit.streams.batches import Stored, event, events, sender, taken
+from tests.unit.schemas.fhir_events import (
+    LIMITS,
+    bundle,
+    condition,
+    dkfz,
+    encounter,
+    medication_request,
+    patient,
+    raw,
+)
+from tests.unit.streams.batches import TOPIC_ID, Stored, event, events, sender, taken
 
 ENDED_BEFORE: dict[str, Any] = {"start": "2023-12-01T10:00:00Z", "end": "2023-12-09T10:00:00Z"}
 
@@ -208,6 +220,40 @@ def test_an_erased_patient_whose_events_go_on_begins_anew() -> None:
     history = stored.history()
     gone = (sender().keys.encounter_pseudonym("e1"),)
     assert (history.erased, history.conditions, set(history.encounters)) == (gone, {}, {"e1"})
+
+
+def erasure(offset: int, future: bytes | None = None) -> Event:
+    headers = ((FUTURE, future),) if future else ()
+    message = msgspec.structs.replace(raw(None, key=b"Patient/p1", offset=offset), headers=headers)
+    return Event(message, parse_event(message, dkfz(), LIMITS, fhirkit_issues), sender(), TOPIC_ID)
+
+
+def test_events_of_a_patient_who_is_to_be_refused_are_rejected_and_nothing_is_kept() -> None:
+    stored = taken(events(patient(), encounter()), [erasure(2, b"refuse")])
+    left = stored.history()
+    decision = stored.take([event(bundle(patient(), encounter("e2"), encounter("e9", patient="p2")), 3)])
+    assert [(issue.reason, issue.path) for one in decision.rejected for issue in one.issues] == [
+        (Reason.PATIENT_ERASED, "Bundle.entry[0].resource"),
+        (Reason.PATIENT_ERASED, "Bundle.entry[1].resource"),
+    ]
+    assert [one.patient_id for one in decision.to_score] == ["p2"]
+    assert (stored.history(), left.refused, left.patient_id) == (left, True, "")
+
+
+def test_refusing_holds_for_whom_nothing_is_known_of_and_until_it_is_taken_back() -> None:
+    stored = taken([erasure(0, b"refuse")], events(encounter())[:1])
+    assert stored.outcomes() == [Outcome.RETRACTED, Outcome.REJECTED]
+    stored.take([erasure(2)])  # says nothing of the future
+    stored.take([event(encounter(), 3)])
+    stored.take([erasure(4, b"accept")])
+    stored.take([event(encounter(), 5)])
+    assert stored.outcomes()[3::2] == [Outcome.REJECTED, Outcome.SCORED]
+
+
+def test_deleting_what_a_refused_patient_had_changes_nothing() -> None:
+    stored = taken(events(patient(), encounter()), [erasure(2, b"refuse")])
+    decision = stored.take([event(None, 3, b"Encounter/e1")])
+    assert (decision.rejected, decision.histories, stored.outcomes()[-1]) == ([], {}, Outcome.UNCHANGED)
 
 
 # --- without a model, and what a batch asks the store for

@@ -527,6 +527,19 @@ async def test_late_scores_of_an_erased_patient_are_erased_again() -> None:
     assert (world.publisher.compacted(FEATURES), world.publisher.compacted(RISK)) == ({}, {})
 
 
+async def test_late_results_of_a_patient_who_was_cleared_away_are_erased_again() -> None:
+    world = World()
+    events = await world.worker.read(BATCH)
+    results, sleeper = await world.worker.apply(events), world.worker
+    world.restart()
+    await world.take([*BATCH, *records(b"Patient/p1", first=4)])
+    world.store.tables.histories.clear()  # `healthalliance erase`
+    await sleeper.publish(results)
+    assert world.publisher.compacted(FEATURES)
+    await sleeper.publish_newest(events, results)
+    assert (world.publisher.compacted(FEATURES), world.publisher.compacted(RISK)) == ({}, {})
+
+
 async def test_a_late_erasure_does_not_take_away_who_came_back() -> None:
     world = World()
     erased = records(patient(), encounter(), b"Patient/p1")
