@@ -121,9 +121,9 @@ def _wait_until_it_answers(launch: Launch, process: psutil.Process, cancelled: t
         if cancelled.wait(_POLL_S):
             raise GivenUpError
         if not is_running(process):
-            raise _death(launch, "ended while it started")
+            raise _death(launch, process, "ended while it started")
         if time.monotonic() > deadline:
-            raise _death(launch, f"did not answer within {START_TIMEOUT_S:.0f} s")
+            raise _death(launch, process, f"did not answer within {START_TIMEOUT_S:.0f} s")
 
 
 def _listens(process: psutil.Process, ports: Iterable[int]) -> bool:
@@ -136,8 +136,8 @@ def _listens(process: psutil.Process, ports: Iterable[int]) -> bool:
     return listening.issuperset(ports)
 
 
-def _death(launch: Launch, what: str) -> LocalStackError:
-    taken = [port for port in launch.ports if not is_free(port)]
+def _death(launch: Launch, process: psutil.Process, what: str) -> LocalStackError:
+    taken = [port for port in launch.ports if not is_free(port) and not _listens(process, (port,))]
     if taken:
         return PortTakenError(f"Port {taken[0]} was taken by another program while {LABELS[launch.part]} started.")
     return LocalStackError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from healthalliance.local_stack import kafka
 from healthalliance.local_stack.java import ensure_jars
 from healthalliance.local_stack.kafka import Node
 from healthalliance.local_stack.processes import is_running, start, stop
+from schemas.errors import LocalStackError
 from tests.faults.lasting_ports import lasting_ports
 
 _BACK_S = 180.0
@@ -62,7 +64,11 @@ class Cluster:
 
         def run(number: int) -> None:
             try:
-                self.running[number] = start(launches[number], cancelled)
+                try:
+                    self.running[number] = start(launches[number], cancelled)
+                except LocalStackError as error:  # a node that hangs is started anew, as a service manager would
+                    print(error, "Starting it once more.", file=sys.stderr)
+                    self.running[number] = start(launches[number], cancelled)
             except BaseException as error:
                 failures.append(error)
 

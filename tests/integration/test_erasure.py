@@ -22,11 +22,13 @@ from fhir.resources.R4B.bundle import Bundle
 from connectors.kafka import OutMessage, Publisher
 from connectors.settings import Settings
 from healthalliance.progress import fetch, wait_until_applied
+from schemas.audit import Action
 from schemas.erasure import key_id, new_key, private_key, public_pem
 from schemas.topics import TopicFamily, topic_name
 from tests.faults.traces import Erased, hits_in_tables, hits_on_topic
 from tests.integration.command_line import Ended, run
 from tests.integration.eventful import one_event, send
+from tests.integration.noting import noting
 from tests.integration.reading import ends_of, keys_of, latest_risk, read_since
 from tests.integration.running import Trained
 from tests.unit.schemas.fhir_events import bundle, condition, encounter, patient
@@ -135,11 +137,12 @@ def done(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Done:
     assert run(settings, "snapshot", "export", snapshots, "-i", _OWN, timeout_s=300).code == 0
     before = {table: rows_of(settings, table, _STAYING) for table in TABLES}
     assert all(before[table] for table in TABLES if table != "challenger_scores")
-    exported = run(settings, "export-patient", "-i", _OWN, "--patient", _GONE[0], "--json")
+    with noting(settings, (Action.EXPORT_PATIENT, _OWN)):
+        exported = run(settings, "export-patient", "-i", _OWN, "--patient", _GONE[0], "--json")
     assert exported.code == 0, exported.stderr
     ids = folder / "ids"
     ids.write_text("\n".join(_GONE) + "\n")
-    with load(settings):
+    with load(settings), noting(settings, (Action.ERASE, _OWN)):
         ended = run(settings, "erase", "-i", _OWN, "--patients", ids, "--snapshots", snapshots,
                     "--out", folder / "certificates", "--json", timeout_s=500)  # fmt: skip
     assert ended.code == 0, ended.stderr

@@ -18,7 +18,9 @@ from connectors.models.versions import versions
 from connectors.settings import Settings, settings_environment
 from connectors.training_lock import only_training_run
 from healthalliance import cli
+from schemas.audit import EVERYBODY, Action
 from schemas.errors import NoModelError, PromotionRefusedError, TrainingUnderWayError
+from tests.integration.noting import noting
 from tests.integration.running import Trained, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
@@ -55,8 +57,9 @@ def ask(own: Settings) -> Ask:
 
 
 @pytest.fixture(scope="module")
-def first(ask: Ask) -> Any:
-    return ask("train", "--note", "Simulated.")
+def first(ask: Ask, own: Settings) -> Any:
+    with noting(own, (Action.TRAIN, EVERYBODY)):
+        return ask("train", "--note", "Simulated.")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,10 @@ def test_a_second_run_while_one_is_going_on_says_so_and_ends(own: Settings) -> N
         pass  # let go at the end
 
 
-def test_versions_are_listed_compared_promoted_and_rolled_back(ask: Ask, again: Ran) -> None:
+_MOVES = (Action.PROMOTE_MODEL, Action.PROMOTE_MODEL, Action.ROLL_BACK_MODEL, Action.SIGN_MODEL)
+
+
+def test_versions_are_listed_compared_promoted_rolled_back_and_signed(ask: Ask, own: Settings, again: Ran) -> None:
     listed = ask("model", "list")
     assert [one["version"] for one in listed] == ["2", "1"]
     assert all(one["auroc"] > 0.5 and one["stays"] > 100 and len(one["digest"]) == 64 for one in listed)
@@ -114,9 +120,11 @@ def test_versions_are_listed_compared_promoted_and_rolled_back(ask: Ask, again: 
         found["second_evaluation"]["auroc"] - found["first_evaluation"]["auroc"]
     )
     assert found["remarks"]
-    ask("model", "promote", "1", "--force")
-    assert ask("model", "promote", "2", "--force") == {"was": "1", "now": "2", "gate": "left out"}
-    assert ask("model", "rollback") == {"was": "2", "now": "1"}
+    with noting(own, *((action, EVERYBODY) for action in _MOVES)):
+        ask("model", "promote", "1", "--force")
+        assert ask("model", "promote", "2", "--force") == {"was": "1", "now": "2", "gate": "left out"}
+        assert ask("model", "rollback") == {"was": "2", "now": "1"}
+        ask("model", "sign", "1")
     assert {one["version"]: one["aliases"] for one in ask("model", "list")}["1"] == ["champion"]
 
 

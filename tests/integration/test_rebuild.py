@@ -14,6 +14,7 @@ from connectors.settings import Settings
 from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import publish_events
 from healthalliance.rebuild import Rebuilt, rebuild
+from schemas.audit import Action
 from schemas.errors import ConfigurationError
 from schemas.history import decode_history
 from schemas.institutions import institutions
@@ -22,6 +23,7 @@ from schemas.topics import TopicFamily, topic_name
 from tests.faults.load import train_champion
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import one_after_the_other, send
+from tests.integration.noting import noting
 from tests.integration.reading import ends_of, texts_of
 from tests.integration.running import database, ready_worker
 from tests.integration.simulated import events_of
@@ -140,7 +142,8 @@ def test_it_is_refused_while_workers_run(scored: Scored) -> None:
 
 def test_the_command_says_what_it_did(scored: Scored) -> None:
     settings = of_local_stack(scored.settings)
-    told = run(settings, "rebuild", "--institution", _INSTITUTION, "--json")
+    with noting(scored.settings, (Action.REBUILD, _INSTITUTION)):
+        told = run(settings, "rebuild", "--institution", _INSTITUTION, "--json")
     assert told.code == 0, told.stderr
     [one] = told.document
     assert (one["institution"], one["events"], one["equal"]) == (_INSTITUTION, 0, one["published"])

@@ -22,9 +22,12 @@ from healthalliance.rejected import (
     redrive,
     shown,
 )
+from schemas.audit import Action
 from schemas.errors import ConfigurationError
 from schemas.rejection import Reason
 from schemas.topics import TopicFamily, topic_name
+from tests.integration.command_line import run
+from tests.integration.noting import noting
 from tests.integration.reading import keys_of, latest_risk
 from tests.integration.running import Trained, ready_worker
 from tests.unit.schemas.fhir_events import encounter, to_bytes
@@ -90,7 +93,9 @@ def redriven(trained: Trained) -> Redriven:
     discarded = discard(settings, Selection(events=(ids["r4"],)), "a test of the sender's")
     with ready_worker(settings):
         passing = [one for one in before if one.passes]
-        redrive(settings, passing)
+        with noting(settings, (Action.REDRIVE, _INSTITUTION)):
+            ended = run(settings, "rejected", "redrive", "--go", *(one.id for one in passing))
+        assert ended.code == 0, ended.stderr
         redrive(settings, passing)  # as after a crash between publishing and noting it
         wait_until_applied(settings, 120)
     return Redriven(settings, ids, before, groups, masked, discarded)

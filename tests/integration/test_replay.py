@@ -22,10 +22,12 @@ from healthalliance.progress import fetch, wait_until_applied
 from healthalliance.publishing import publish_events
 from healthalliance.replay import Replay, Replayed, replay
 from model_training.job import train
+from schemas.audit import Action
 from schemas.errors import ConfigurationError
 from schemas.topics import TopicFamily, topic_name
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import DELETED, LARGE, one_after_the_other, one_event, send
+from tests.integration.noting import noting
 from tests.integration.reading import ends_of, keys_of, rows_of_encounters, texts_of
 from tests.integration.running import Trained, ready_worker
 from tests.integration.simulated import events_of
@@ -297,7 +299,8 @@ def test_the_command_prints_one_document_and_replaces_only_if_told_to(scored: Sc
     refused = run(settings, *arguments, "--json")
     assert (refused.code, refused.stdout) == (ConfigurationError.exit_code, "")
     assert "--replace" in refused.stderr
-    ended = run(settings, *arguments, "--replace", "--json")
+    with noting(scored.settings, (Action.REPLAY, _INSTITUTION)):
+        ended = run(settings, *arguments, "--replace", "--json")
     assert ended.code == 0, ended.stderr
     assert ended.document["events"] == same.events
     shown = run(settings, *arguments, "--replace")

@@ -70,6 +70,15 @@ def test_a_port_that_another_program_takes_meanwhile_is_told_apart(tmp_path: Pat
         processes.start(launch(tmp_path, taken, LISTEN.format(then="")), NEVER)
 
 
+def test_a_part_that_listens_but_never_answers_is_not_taken_for_another_program(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 2.0)
+    with pytest.raises(LocalStackError, match="did not answer within 2 s") as caught:
+        processes.start(launch(tmp_path, port, LISTEN.format(then=""), answers=False), NEVER)
+    assert not isinstance(caught.value, PortTakenError)
+
+
 def test_a_start_that_is_given_up_leaves_nothing(tmp_path: Path, port: int) -> None:
     cancelled = threading.Event()
     threading.Timer(0.5, cancelled.set).start()
