@@ -158,7 +158,7 @@ _BESIDE = (
 
 
 def _die_amid_the_transaction(settings: Settings) -> None:
-    """Kill the command while it waits to change a table that somebody else has locked, its other rows changed already."""
+    """Kill the command while it waits for a table that somebody else changes, its other rows changed already."""
     locked = "BEGIN; LOCK TABLE alerts IN SHARE ROW EXCLUSIVE MODE; SELECT pg_sleep(600)"
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDS, locked], env={**environ, **settings_environment(settings)}

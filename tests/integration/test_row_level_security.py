@@ -427,7 +427,7 @@ async def write_a_batch(settings: Settings, institution: str) -> None:
         rejected = RejectedRow(score.topic_id, 0, 1, institution, _NOW, (Issue(Reason.INVALID_CODE, "Encounter", "x"),))
         nothing: Mapping[str, Any] = {
             "advances": (), "histories": {("dkfz", score.patient_pseudonym): (0, b"sealed")}, "patient_of": {},
-            "superseded": (), "erased": (), "stay_outcomes": {}, "challenger_scores": (),
+            "superseded": (), "erased": {}, "stay_outcomes": {}, "challenger_scores": (),
         }  # fmt: skip
         async with store.batch() as batch:
             await batch.lock_progress({partition: 0}, _NOW)

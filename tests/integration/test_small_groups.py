@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -87,18 +88,28 @@ def populate(settings: Settings, people: Population) -> None:
         people.reasons[day.date()] = people.random.choice(_REASONS)
     for number in range(1, _MODELS + 1):
         share = people.random.choice([0.05, 0.3, 0.5])
-        stays += [(f"{number}", people.random.random() < share, people.random.random()) for _ in range(150)]
+        stays += [a_stay(f"{number}", people.random.random() < share, people) for _ in range(150)]
         people.readmitted[f"{number}"] = people.random.random() < 0.5
     insert(settings, _SCORES, scores)
-    insert(settings, _STAYS, stays)
+    insert_stays(settings, stays)
     insert(settings, _REJECTED, rejected)
+
+
+def a_stay(version: str, is_back: bool, people: Population) -> tuple[Any, ...]:
+    return uuid4(), version, is_back, people.random.random()
 
 
 def add_one_to_each(settings: Settings, people: Population) -> None:
     noon = {day: datetime(day.year, day.month, day.day, 12, tzinfo=UTC) for day in people.late}
     insert(settings, _SCORES, [(noon[day], "0", *late) for day, late in people.late.items()])
-    insert(settings, _STAYS, [(version, back, people.random.random()) for version, back in people.readmitted.items()])
+    insert_stays(settings, [a_stay(version, is_back, people) for version, is_back in people.readmitted.items()])
     insert(settings, _REJECTED, [(noon[day], reason) for day, reason in people.reasons.items()])
+
+
+def insert_stays(settings: Settings, rows: list[tuple[Any, ...]]) -> None:
+    """Insert the scores at discharge, then their outcomes, which take over what those said."""
+    insert(settings, _DISCHARGES, rows)
+    insert(settings, _OUTCOMES, rows)
 
 
 def insert(settings: Settings, statement: str, rows: list[tuple[Any, ...]]) -> None:
@@ -157,19 +168,20 @@ SELECT gen_random_uuid(), $1, gen_random_uuid(), gen_random_uuid(), 'offset:1', 
 FROM unnest($3::timestamptz[], $4::text[], $5::text[], $6::boolean[], $7::double precision[])
      AS new(at, version, band, inpatient, probability)
 """
-_STAYS = f"""
-WITH new AS (
-    SELECT gen_random_uuid() AS record_id, $1::text AS institution, $2::timestamptz - interval '40 days' AS at, one.*
-    FROM unnest($3::text[], $4::boolean[], $5::double precision[]) AS one(version, back, probability)
-), scored AS (
-    {_SCORES.partition("SELECT")[0]}
-    SELECT record_id, institution, gen_random_uuid(), gen_random_uuid(), 'offset:1', 'final', true, at, at, at,
-        probability, 'low', 0.1, '{{}}', '{{}}', 1, 'made-up', version, 'none', gen_random_uuid(), 0, 1 FROM new
-)
+_STAYS = """FROM unnest($3::uuid[], $4::text[], $5::boolean[], $6::double precision[])
+     AS new(record_id, version, is_back, probability), (SELECT $2::timestamptz - interval '40 days' AS at) AS moment"""
+_DISCHARGES = f"""
+{_SCORES.partition("SELECT")[0]}
+SELECT record_id, $1, gen_random_uuid(), gen_random_uuid(), 'offset:1', 'final', true, at, at, at, probability, 'low',
+    0.1, '{{}}', '{{}}', 1, 'made-up', version, 'none', gen_random_uuid(), 0, 1
+{_STAYS}
+"""
+_OUTCOMES = f"""
 INSERT INTO score_outcomes (institution, encounter_pseudonym, patient_pseudonym, discharged_at, outcome, readmitted_at,
     record_id, received_at, updated_at)
-SELECT institution, gen_random_uuid(), gen_random_uuid(), at, CASE WHEN back THEN 'readmitted' ELSE 'pending' END,
-    CASE WHEN back THEN at + interval '5 days' END, record_id, at, at FROM new
+SELECT $1, gen_random_uuid(), gen_random_uuid(), at, CASE WHEN is_back THEN 'readmitted' ELSE 'pending' END,
+    CASE WHEN is_back THEN at + interval '5 days' END, record_id, at, at
+{_STAYS}
 """
 _REJECTED = """
 INSERT INTO rejected_events (topic_id, source_partition, source_offset, institution, received_at, rejected_at, reason,

@@ -21,10 +21,12 @@ from tests.unit.schemas.fhir_events import bundle, encounter, patient, to_bytes
 
 COMMANDS = {
     "validate", "score", "publish", "simulate", "worker", "train", "replay", "demo", "up", "down", "status", "doctor",
-    "alerts", "api", "api-key", "explain", "migrate", "rebuild", "report",
-    "export", "federated", "intake", "model", "rejected", "snapshot", "topics",
+    "alerts", "api", "api-key", "explain", "migrate", "rebuild", "report", "erase", "export-patient", "verify-erasure",
+    "acl", "audit", "export", "federated", "intake", "model", "pseudonym", "rejected", "snapshot", "topics",
 }  # fmt: skip
-GROUPS = {"alerts", "export", "federated", "intake", "model", "rejected", "snapshot", "topics"}
+GROUPS = {
+    "acl", "alerts", "audit", "export", "federated", "intake", "model", "pseudonym", "rejected", "snapshot", "topics",
+}  # fmt: skip
 
 Main = Callable[..., tuple[int, str, str]]
 
