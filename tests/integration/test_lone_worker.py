@@ -24,12 +24,10 @@ def test_a_worker_waits_alive_for_its_first_champion_and_swaps_to_the_next_witho
         wait_until("it is ready", lambda: ask(workers, "/readyz").code == 200)
         assert scored_by(settings, "health-second-model") == result["version"] != trained.training.version
         set_alias(settings, trained.training.version)
-        wait_until("it swaps", lambda: value_of(workers, "healthalliance_model", **_FIRST_MODEL) == 1)
-        assert scored_by(settings, "health-first-model") == "1"
+        first = {"name": trained.training.model_name, "version": trained.training.version}
+        wait_until("it swaps", lambda: value_of(workers, "healthalliance_model", **first) == 1)
+        assert scored_by(settings, "health-first-model") == trained.training.version
         assert is_running(workers)
-
-
-_FIRST_MODEL = {"name": "readmission-risk", "version": "1"}
 
 
 def test_too_many_rejections_stop_an_intake_until_it_is_resumed(trained: Trained) -> None:
@@ -44,4 +42,4 @@ def test_too_many_rejections_stop_an_intake_until_it_is_resumed(trained: Trained
     assert resumed == [True, False]
     remove_dead_members(settings)
     with ready_worker(settings):
-        assert scored_by(settings, "health-resumed") == "1"
+        assert scored_by(settings, "health-resumed") == trained.training.version
