@@ -11,7 +11,7 @@ from typing import Any
 from connectors.kafka import OutMessage, Publisher
 from connectors.store import Batch, Partition, Store, StoredHistory, Writes
 from schemas.challenger import ChallengerScore
-from schemas.errors import UnavailableError
+from schemas.errors import FencedError, UnavailableError
 from schemas.readmission import StayOutcome
 from tests.unit.streams.batches import keep_outcomes
 
@@ -22,6 +22,7 @@ Key = tuple[str, str]
 class Tables:
     """What is committed."""
 
+    key_ids: dict[str, str] = field(default_factory=dict)  # by institution, where a test says so
     progress: dict[tuple[str, int], int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     histories: dict[Key, StoredHistory] = field(default_factory=dict)
@@ -55,7 +56,8 @@ class MemoryBatch(Batch):
         }
 
     async def require_keys(self, used: Mapping[str, str]) -> None:
-        pass
+        if any(self.tables.key_ids.get(institution, key_id) != key_id for institution, key_id in used.items()):
+            raise FencedError("another key")
 
     async def load_histories(self, keys: Iterable[Key]) -> dict[Key, StoredHistory]:
         return {key: self.tables.histories[key] for key in keys if key in self.tables.histories}

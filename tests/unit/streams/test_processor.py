@@ -406,6 +406,15 @@ async def test_a_worker_whose_partition_was_moved_back_stops() -> None:
         await world.apply(BATCH[2:])
 
 
+async def test_a_worker_whose_key_is_not_the_databases_any_more_stops_before_it_writes() -> None:
+    world = World()
+    await world.take(BATCH[:2])
+    world.store.tables.key_ids["dkfz"] = "the key that came after"
+    with pytest.raises(FencedError):
+        await world.apply(BATCH[2:])
+    assert len(world.store.writes) == 1
+
+
 async def test_a_batch_that_leaves_out_what_nobody_has_applied_stops_the_worker() -> None:
     world = World()
     await world.take(BATCH[:2])
