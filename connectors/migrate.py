@@ -12,13 +12,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from connectors.roles import ROLES
 from connectors.store import unanswered
 
 _LOCK = 7_205_759_403_792_794  # any number, the same in every process
+_DEADLOCK = "40P01"  # with whoever reads several tables: nothing is changed then, and it can be tried again
+_TRIES = 5
 _T = TypeVar("_T")
 
 
@@ -28,7 +30,13 @@ def migrate(database_url: str, schema: str | None = None) -> None:
     With a `schema`, the tables are made there, and those elsewhere are left alone. Tables that a later release made are
     left alone too: it leaves what this one reads, so that old and new run side by side and a rollback starts.
     """
-    asyncio.run(_with_connection(database_url, _upgrade, schema))
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            asyncio.run(_with_connection(database_url, _upgrade, schema))
+            return
+        except DBAPIError as error:
+            if not tries_left or getattr(error.orig, "sqlstate", None) != _DEADLOCK:
+                raise
 
 
 def is_migrated(database_url: str) -> bool:
@@ -41,12 +49,19 @@ def is_migrated(database_url: str) -> bool:
 
 def _upgrade(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    if not _is_later(connection):
+    if not _is_current(connection):
+        _wait_for_batches(connection)
         command.upgrade(_config(connection), "head")
     connection.execute(text("SELECT ensure_risk_score_partitions(current_date, 3)"))
     connection.execute(text("SELECT make_roles(:names)"), {"names": list(ROLES)})
     connection.execute(text("SELECT protect_rows()"))
     connection.execute(text("SELECT grant_analysts()"))
+
+
+def _wait_for_batches(connection: Connection) -> None:
+    """Lock what every batch begins with: one under way would want tables that a migration holds, and the other way."""
+    if connection.scalar(text("SELECT to_regclass('stream_progress') IS NOT NULL")):
+        connection.execute(text("LOCK TABLE stream_progress IN ACCESS EXCLUSIVE MODE"))
 
 
 def _is_current(connection: Connection) -> bool:

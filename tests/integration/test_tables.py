@@ -9,6 +9,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -115,12 +116,12 @@ def own_database(stack: Settings) -> Iterator[Settings]:
         yield own
 
 
-def downgrade(settings: Settings) -> None:
+def go(settings: Settings, way: Callable[[Config, str], None], revision: str) -> None:
     def run(connection: Connection) -> None:
         config = Config()
         config.set_main_option("script_location", "connectors:migrations")
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        way(config, revision)
 
     asyncio.run(with_connection(settings.database_url, run))
 
@@ -158,12 +159,31 @@ def test_migrations_go_down_to_nothing_and_up_to_the_same_again(own_database: Se
     migration.migrate(own_database.database_url)
     first = everything(own_database)
     assert first.keys() >= {*metadata.tables, *_VIEWS, "ensure_risk_score_partitions"}
-    downgrade(own_database)
+    go(own_database, command.downgrade, "base")
     assert everything(own_database) == {}
     assert not migration.is_migrated(own_database.database_url)
     migration.migrate(own_database.database_url)
     assert everything(own_database) == first
     assert migration.is_migrated(own_database.database_url)
+
+
+async def test_a_migration_waits_for_a_batch_that_is_under_way_and_none_of_the_two_is_ended(
+    own_database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "_TRIES", 1)
+    await asyncio.to_thread(go, own_database, command.upgrade, "0008")
+    batch = await asyncpg.connect(own_database.database_url)
+    try:
+        async with batch.transaction():
+            await batch.execute("SELECT FROM stream_progress FOR UPDATE")
+            migrating = asyncio.create_task(asyncio.to_thread(migration.migrate, own_database.database_url))
+            while not await batch.fetch("SELECT FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.1)
+            await batch.execute("UPDATE score_outcomes SET updated_at = updated_at")
+        await migrating
+    finally:
+        await batch.close()
+    assert await asyncio.to_thread(migration.is_migrated, own_database.database_url)
 
 
 # --- a small case
