@@ -18,7 +18,7 @@ from connectors.settings import Settings
 from healthalliance.local_stack import kafka
 from healthalliance.local_stack.java import ensure_jars
 from healthalliance.local_stack.kafka import Node
-from healthalliance.local_stack.processes import is_running, start, stop
+from healthalliance.local_stack.processes import Launch, is_running, start, stop
 from schemas.errors import LocalStackError
 from tests.faults.lasting_ports import lasting_ports
 
@@ -28,6 +28,15 @@ _BACK_S = 180.0
 def folder_beside(settings: Settings) -> Path:
     """Name a new folder beside a stack's own, which is emptied when the stack starts."""
     return settings.data_dir.resolve().with_name(f"{settings.data_dir.name}-kafka") / str(time.time_ns())
+
+
+def _start(launch: Launch, cancelled: threading.Event) -> psutil.Process:
+    """Start a node; one that hangs once more, as a service manager would."""
+    try:
+        return start(launch, cancelled)
+    except LocalStackError as error:
+        print(error, "Starting it once more.", file=sys.stderr)
+        return start(launch, cancelled)
 
 
 @dataclass
@@ -64,11 +73,7 @@ class Cluster:
 
         def run(number: int) -> None:
             try:
-                try:
-                    self.running[number] = start(launches[number], cancelled)
-                except LocalStackError as error:  # a node that hangs is started anew, as a service manager would
-                    print(error, "Starting it once more.", file=sys.stderr)
-                    self.running[number] = start(launches[number], cancelled)
+                self.running[number] = _start(launches[number], cancelled)
             except BaseException as error:
                 failures.append(error)
 
