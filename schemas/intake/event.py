@@ -14,7 +14,7 @@ from schemas.institutions import Institution
 from schemas.intake.event_bytes import Limits, read_json
 from schemas.intake.references import full_urls
 from schemas.intake.resources import READERS, Setting, read_resource
-from schemas.intake.structure import Document, StructureValidator, entry_of
+from schemas.intake.structure import Document, StructureValidator, entry_of, rejects_all
 from schemas.rejection import Issue, Reason
 
 # <Type>/<id>, alone or at an address; without the id where a search or a version is meant.
@@ -164,7 +164,7 @@ _ReadEntry = tuple[Entry | list[Issue], str | None]  # what came of a Bundle ent
 
 
 def _read_bundle(raw: RawEvent, bundle: dict[str, Any], institution: Institution, found: list[Issue]) -> ParsedEvent:
-    whole = [issue for issue in found if entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY]
+    whole = [issue for issue in found if rejects_all(issue)]
     if whole:
         return ParsedEvent(issues=tuple(whole))
     if bundle.get("type") not in _BUNDLE_TYPES:

@@ -14,7 +14,8 @@ from schemas.rejection import Issue, Reason
 # unknown members: 10 s for 100,000 of them.
 _MOST_MEMBERS = 1_000
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Nothing is looked at twice, a string that never ends least of all.
+_BRACKET_OR_STRING = re.compile(rb'(?P<open>[{\[])|(?P<close>[}\]])|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 # \u0000 behind an even number of backslashes; an odd one before it makes it text.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -69,7 +70,7 @@ def is_deeper_than(value: bytes, levels: int) -> bool:
     """Tell whether JSON text nests objects and arrays deeper than `levels`.
 
     Peels the innermost brackets off, one or two levels a turn, without looking at anything else; where that
-    does not settle it (deep text, or brackets inside strings), strings are cut out and every bracket counted.
+    does not settle it (deep text, or brackets inside strings), brackets outside of strings are counted.
 
     >>> is_deeper_than(b'{"a": [{"b": "[["}]}', 2), is_deeper_than(b'{"a": [{"b": "[["}]}', 3)
     (True, False)
@@ -79,14 +80,12 @@ def is_deeper_than(value: bytes, levels: int) -> bool:
         if not brackets:
             return False
         brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
-    return _scan(_STRING.sub(b"", value).translate(None, _NOT_BRACKETS), levels) > levels
-
-
-def _scan(brackets: bytes, enough: int) -> int:
-    depth = deepest = 0
-    for bracket in brackets:
-        depth += 1 if bracket in b"{[" else -1
-        deepest = max(deepest, depth)
-        if deepest > enough:
-            break
-    return deepest
+    depth = 0
+    for found in _BRACKET_OR_STRING.finditer(value):
+        if found.lastgroup == "open":
+            depth += 1
+        elif found.lastgroup == "close":
+            depth -= 1
+        if depth > levels:
+            return True
+    return False

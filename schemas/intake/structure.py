@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import fhirkit
 
-from schemas.rejection import Issue, Reason
+from schemas.rejection import MOST_ISSUES, Issue, Reason
 
 _DUPLICATE = "the key appears more than once"
 _MANY_BYTES = 16_000_000  # more is judged one by one: what fhirkit reads at once it holds at once
@@ -50,7 +50,17 @@ def _fhirkit_issues(value: bytes) -> list[Issue]:
 
 
 def _errors(found: Iterable[fhirkit.Issue]) -> list[Issue]:
-    return [_issue(issue.path, issue.message) for issue in found if issue.severity == "error"]
+    """List the errors; where more of them reject the whole event than are kept, the rest are not looked at."""
+    errors: list[Issue] = []
+    whole = 0
+    for issue in found:
+        if issue.severity == "error":
+            error = _issue(issue.path, issue.message)
+            errors.append(error)
+            whole += rejects_all(error)
+            if whole > MOST_ISSUES:
+                break
+    return errors
 
 
 def _issue(path: str, message: str) -> Issue:
@@ -103,6 +113,11 @@ def _duplicate_key(value: bytes) -> str | None:
     except DuplicateError as error:
         return str(error)
     return None
+
+
+def rejects_all(issue: Issue) -> bool:
+    """Tell whether a structure's issue concerns more than one entry of a Bundle."""
+    return entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY
 
 
 _ENTRY = re.compile(r"^Bundle\.entry\[(\d+)\]")

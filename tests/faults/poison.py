@@ -75,6 +75,7 @@ def _kinds(rng: Random) -> list[SourceEvent]:
     more: dict[bytes, Reason] = {
         b" " * 10_000_000: Reason.TOO_LARGE,
         b'{"a":' * 500_000: Reason.TOO_DEEP,
+        b'{"a": "' + b'\\"' * 500_000: Reason.NOT_JSON,
         to_bytes({**encounter("poison"), **{f"x{number}": number for number in range(100_000)}}): Reason.TOO_WIDE,
         to_bytes(encounter("poison"))[:-1] + b', "a": 1' * 100_000 + b"}": Reason.DUPLICATE_KEY,
         to_bytes(encounter("poison"))[:-1] + b', "a": ' + b"9" * 500_000 + b"}": Reason.NOT_JSON,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fhir.resources.R4B.operationoutcome import OperationOutcome
 
+from schemas.history import Kind
 from schemas.intake.event_bytes import Limits
-from schemas.rejection import Issue, Reason, operation_outcome
+from schemas.rejection import MOST_ISSUES, Issue, Reason, operation_outcome
 from tests.unit.schemas.fhir_events import (
     bundle,
     concept,
@@ -100,6 +101,24 @@ def test_many_members_in_many_objects_are_accepted() -> None:
 def test_half_a_million_open_brackets_are_too_deep_at_once() -> None:
     assert findings(parse(b"[" * 500_000)) == [(Reason.TOO_DEEP, "")]
     assert findings(parse(b'{"a":' * 500_000)) == [(Reason.TOO_DEEP, "")]
+
+
+@pytest.mark.timeout(20)  # looked at anew from each quote it would take hours
+def test_a_string_of_quotes_that_never_ends_is_not_json_at_once() -> None:
+    assert findings(parse(b'{"a": "' + b'\\"' * 2_000_000)) == [(Reason.NOT_JSON, "")]
+
+
+def test_of_many_issues_that_reject_the_whole_event_the_first_are_told() -> None:
+    issues = parse(to_bytes(encounter())[:-1] + b', "a": 1' * 1000 + b"}").issues
+    assert MOST_ISSUES <= len(issues) <= MOST_ISSUES + 1
+    assert {issue.reason for issue in issues} == {Reason.DUPLICATE_KEY}
+
+
+def test_every_bad_entry_of_a_bundle_is_left_out_however_many_there_are() -> None:
+    bad = [encounter(f"bad{number}", status="gone") for number in range(2 * MOST_ISSUES)]
+    read = parse(bundle(patient(), *bad, encounter("good")))
+    assert len(read.issues) == len(bad)
+    assert [entry.id for entry in read.entries if entry.kind is Kind.ENCOUNTER] == ["good"]
 
 
 LONG = "x" * 65
