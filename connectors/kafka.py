@@ -247,17 +247,12 @@ def present_topics(settings: Settings) -> set[str]:
 
 def topic_ids(settings: Settings, topics: Sequence[str]) -> dict[str, str]:
     """Return each topic's id, which a topic made anew under the same name does not share."""
-    admin = Admin(settings)  # kept until the answers are in: its end is theirs
-    futures = admin.client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
-    described = {name: admin.answer(future, f"describe topic {name}") for name, future in futures.items()}
-    return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
+    return Admin(settings).topic_ids(topics)
 
 
 def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
     """Return the offset that each partition's next message will get."""
-    admin = Admin(settings)
-    found = _offsets(admin, _partitions(admin, topics), LatestSpec())  # type: ignore[no-untyped-call]
-    return {(one.topic, one.partition): at.offset for one, at in found.items()}
+    return Admin(settings).end_offsets(topics)
 
 
 def group_members(settings: Settings, group: str) -> int:
@@ -310,6 +305,17 @@ class Admin:
             except KafkaException:
                 self._look()
         raise self._refusal.unavailable()
+
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return each topic's id, which a topic made anew under the same name does not share."""
+        futures = self.client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
+        described = {name: self.answer(future, f"describe topic {name}") for name, future in futures.items()}
+        return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
+
+    def end_offsets(self, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+        """Return the offset that each partition's next message will get."""
+        found = _offsets(self, _partitions(self, topics), LatestSpec())  # type: ignore[no-untyped-call]
+        return {(one.topic, one.partition): at.offset for one, at in found.items()}
 
     def answer(self, future: Any, what: str) -> Any:
         """Wait for an answer, None where a topic was there already; raise UnavailableError or AccessRefusedError."""

@@ -73,8 +73,10 @@ def prepare(
 
 
 def _java(jars: Jars) -> tuple[str, ...]:
+    # A quick start counts for more than optimized code: compiling it takes longer than a demo or a test gains by it.
+    jvm = ("-XX:TieredStopAtLevel=1",)
     options = ("-Dlog4j2.level=INFO", "-Djava.net.preferIPv4Stack=true", "-Djava.awt.headless=true")
-    return (str(jars.java), *options, "-cp", f"{jars.kafka}/*")
+    return (str(jars.java), *jvm, *options, "-cp", f"{jars.kafka}/*")
 
 
 def _format(
@@ -83,7 +85,7 @@ def _format(
     properties = _write_properties(folder, node, users)
     tool: tuple[str, ...] = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties))
     tool += users.first_credentials() if users is not None else ()
-    done = run((*_java(jars), "-XX:TieredStopAtLevel=1", *tool), cancelled=cancelled)
+    done = run((*_java(jars), *tool), cancelled=cancelled)
     if done.returncode != 0:
         raise LocalStackError(f"Apache Kafka's storage could not be formatted:\n{done.stdout}")
 

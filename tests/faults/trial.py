@@ -235,8 +235,7 @@ def _trial(scenario: Scenario, settings: Settings, ledger: Ledger, seed: int, sc
     try:
         yield trial
     finally:
-        if trial.watch.is_alive():
-            trial.watch.stop()
+        trial.watch.stop()
         workers.stop()
         trial.measure("standstill_s", trial.watch.longest_standstill_s)
 

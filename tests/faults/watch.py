@@ -9,7 +9,7 @@ from typing import Protocol
 from connectors.kafka import encounter_topics, end_offsets
 from connectors.ranges import committed_offsets
 from connectors.settings import Settings
-from healthalliance.progress import read_progress
+from healthalliance.progress import ProgressReader
 from schemas.errors import UnavailableError
 
 _LOOK_EVERY_S = 0.25
@@ -27,7 +27,7 @@ class Watch(threading.Thread):
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         super().__init__(name="watch", daemon=True)
-        self._settings, self._workers, self._ended = settings, workers, threading.Event()
+        self._reader, self._workers, self._ended = ProgressReader(settings), workers, threading.Event()
         self.applied, self.waiting = 0, 0
         self.moved_at = time.monotonic()
         self.longest_standstill_s = 0.0
@@ -43,9 +43,11 @@ class Watch(threading.Thread):
             self.failure = error
 
     def stop(self) -> None:
-        """Stop looking."""
+        """Stop looking, if it ever began."""
         self._ended.set()
-        self.join()
+        if self.is_alive():
+            self.join()
+        self._reader.close()
 
     @property
     def standstill_s(self) -> float:
@@ -55,7 +57,7 @@ class Watch(threading.Thread):
     def look(self) -> None:
         """Read the progress; what does not answer has not moved."""
         try:
-            progress = read_progress(self._settings).values()
+            progress = self._reader.read().values()
         except UnavailableError:
             progress = None
         if progress is not None:
