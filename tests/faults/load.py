@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import blake2b
 
 import orjson
@@ -34,7 +35,7 @@ _EPOCH = datetime(2022, 1, 1, tzinfo=UTC)
 _UNTIL = _EPOCH + timedelta(days=3650)
 _EVENTS_A_PATIENT = 10  # at first; where a load goes on for longer, theirs go on too
 _FEWEST_PATIENTS = 300
-_TRAINING_PATIENTS, _TRAINING = 400, timedelta(days=1000)
+_TRAINING_SEED, _TRAINING_PATIENTS, _TRAINING = 2, 400, timedelta(days=1000)
 _FLUSH_EVERY = 2000
 
 Place = tuple[str, int, int]  # topic, partition, offset
@@ -90,17 +91,23 @@ def _live(id_: str, seed: int, patients: int) -> Iterator[SourceEvent]:
 
 
 def train_champion(settings: Settings, seed: int) -> str:
-    """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version."""
+    """Train a model on a simulated history that is folded here, without Kafka; make it the champion of the version.
+
+    The history is always the same: models differ by how it is split and by their forest's seed.
+    """
     settings = settings.model_copy(update={"train_search_budget_s": 0.0})
-    made_up = Snapshot(snapshot_table(_training_set(seed)), ())
+    made_up = Snapshot(snapshot_table(_training_set()), ())
     return train(settings, seed, read=lambda *_: made_up, options=Options(force=True)).version
 
 
-def _training_set(seed: int) -> tuple[EncounterFeatures, ...]:
+@cache
+def _training_set() -> tuple[EncounterFeatures, ...]:
     newest: dict[str, EncounterFeatures] = {}
     for id_ in institutions():
         sender = Sender(institution(id_), institution_keys("only for the training set of the faults", id_))
-        events = simulate(id_, seed + 1, _TRAINING_PATIENTS, _EPOCH, _EPOCH + _TRAINING, epoch=_EPOCH, fault_share=0.0)
+        events = simulate(
+            id_, _TRAINING_SEED, _TRAINING_PATIENTS, _EPOCH, _EPOCH + _TRAINING, epoch=_EPOCH, fault_share=0.0
+        )
         raws = [RawEvent("", 0, n, one.key, one.value, one.at) for n, one in enumerate(events)]
         parsed = parse_events(raws, sender.institution, Limits(), structure_validator("fhirkit"))
         both = zip(raws, parsed, strict=True)

@@ -19,6 +19,7 @@ from tests.integration.running import data_folder
 _SEED = 1
 _PARTITIONS = 8
 _PATIENTS_FOR = 20_000  # events
+EVENTS_PER_S = 50.0  # while faults strike; more costs the simulated hospitals and the oracle most
 SMALL_DISKS = on_disks.why_not() is None
 
 # Latencies and growth say nothing of a run of seconds, nor shares of repeats of a few strikes.
@@ -56,5 +57,6 @@ def shared_ground() -> Iterator[Ground]:
 
 def short(name: str) -> Scenario:
     scenario = SCENARIOS[name]
+    rate = None if scenario.events_per_s is None else EVENTS_PER_S
     most = {figure: _SLOWER * most for figure, most in scenario.most.items() if figure not in _ONLY_AT_FULL_SIZE}
-    return replace(scenario, most=most)
+    return replace(scenario, most=most, events_per_s=rate)

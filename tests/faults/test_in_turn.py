@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.short_form import SMALL_DISKS, Ground, shared_ground, short
+from tests.faults.short_form import EVENTS_PER_S, SMALL_DISKS, Ground, shared_ground, short
 from tests.faults.trial import Scenario, Trial
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
@@ -49,7 +49,7 @@ def in_turn() -> Scenario:
         events=60_000,
         strikes=1,
         attack=attack,
-        events_per_s=100.0,
+        events_per_s=EVENTS_PER_S,
         most={figure: limit for one, _ in parts for figure, limit in one.most.items()},
         settings={"model_poll_s": 2.0},
         check=lambda trial: {what: number for one, _ in parts for what, number in one.check(trial).items()},
