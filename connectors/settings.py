@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from schemas.access import WORKER_GROUP
 from schemas.errors import ConfigurationError
+from schemas.intake.event_bytes import Limits
 
 
 class Settings(BaseSettings):
@@ -103,6 +104,7 @@ class Settings(BaseSettings):
     batch_max_wait_s: float = Field(0.02, gt=0, description="seconds a batch waits to fill")
     event_max_bytes: int = Field(5_000_000, ge=1, description="largest accepted event, bytes")
     event_max_depth: int = Field(64, ge=1, description="deepest accepted JSON nesting, levels")
+    event_max_entries: int = Field(5_000, ge=1, description="most accepted entries of a Bundle")
     structure_validator: Literal["fhirkit", "fhir.resources"] = Field(
         "fhirkit", description="which library judges FHIR structure"
     )
@@ -151,6 +153,11 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str = Field(
         "", description="OpenTelemetry collector that spans go to over HTTP, http://host:4318; empty: none are made"
     )
+
+    @property
+    def event_limits(self) -> Limits:
+        """The limits of an event, together."""
+        return Limits(self.event_max_bytes, self.event_max_depth, self.event_max_entries)
 
     @field_validator("institution_api_key")
     @classmethod

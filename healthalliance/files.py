@@ -16,7 +16,7 @@ from connectors.source_event import SourceEvent
 from schemas.history import PatientHistory
 from schemas.institutions import Institution
 from schemas.intake.event import RawEvent, parse_event, parse_events
-from schemas.intake.event_bytes import Limits, read_json
+from schemas.intake.event_bytes import read_json
 from schemas.intake.structure import structure_validator
 from schemas.messages import RiskScore
 from schemas.model import Model
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 def validate_files(paths: Iterable[Path], institution: Institution, settings: Settings) -> Iterator[dict[str, Any]]:
     """Judge each resource (each line of NDJSON) of the files; a Bundle is one, its entries are in the paths."""
-    limits, validate = _limits(settings), structure_validator(settings.structure_validator)
+    limits, validate = settings.event_limits, structure_validator(settings.structure_validator)
     now = datetime.now(UTC)
     for path in fhir_files(paths):
         for index, document in enumerate(read_documents(path)):
@@ -51,7 +51,7 @@ def score_files(
 ) -> tuple[list[RiskScore], int]:
     """Score the encounters of files as the stream would; return each one's last score, and how many events failed."""
     sender = Sender(institution, institution_keys(secrets.token_hex(32), institution.id))
-    limits, validate = _limits(settings), structure_validator(settings.structure_validator)
+    limits, validate = settings.event_limits, structure_validator(settings.structure_validator)
     histories: dict[PatientKey, PatientHistory] = {}
     patient_of: dict[EncounterKey, str | None] = {}
     scores: dict[str, RiskScore] = {}
@@ -90,10 +90,6 @@ def score_line(one: RiskScore) -> dict[str, Any]:
 
 def _raw(offset: int, event: SourceEvent, now: datetime) -> RawEvent:
     return RawEvent("", 0, offset, event.key, event.value, now)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(settings.event_max_bytes, settings.event_max_depth)
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

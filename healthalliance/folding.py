@@ -14,7 +14,6 @@ from connectors.settings import Settings
 from connectors.store import Store
 from schemas.errors import ConfigurationError
 from schemas.institutions import institution as find_institution
-from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.topics import TopicFamily, topic_name
 from streams.decision import Event, Sender
@@ -40,7 +39,7 @@ def folding_processor(settings: Settings, topic_id: str, store: Store, sender: S
     topic = topic_name(TopicFamily.ENCOUNTERS, sender.institution.id)
     processor = Processor(
         senders={topic: sender},
-        limits=Limits(settings.event_max_bytes, settings.event_max_depth),
+        limits=settings.event_limits,
         validate=structure_validator(settings.structure_validator),
         store=store,
         publisher=None,

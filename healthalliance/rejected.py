@@ -214,7 +214,7 @@ def _resolve(
 
 
 def _rules(settings: Settings) -> tuple[Limits, Any]:
-    limits = Limits(settings.event_max_bytes, settings.event_max_depth)
+    limits = settings.event_limits
     return limits, structure_validator(settings.structure_validator)
 
 

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     NOT_UTF8 = "not-utf8"
     NUL_CHARACTER = "nul-character"
     NOT_JSON = "not-json"
+    TOO_MANY_ENTRIES = "too-many-entries"
     TOO_WIDE = "too-wide"
     DUPLICATE_KEY = "duplicate-key"
     UNKNOWN_TOMBSTONE = "unknown-tombstone"
@@ -47,6 +48,7 @@ class Reason(StrEnum):
 _ISSUE_TYPE = {
     Reason.TOO_LARGE: "too-long",
     Reason.TOO_DEEP: "too-costly",
+    Reason.TOO_MANY_ENTRIES: "too-costly",
     Reason.TOO_WIDE: "too-costly",
     Reason.UNSUPPORTED_TYPE: "not-supported",
     Reason.UNSUPPORTED_BUNDLE: "not-supported",
@@ -72,6 +74,7 @@ MOST_ISSUES = 100
 HINTS = {
     Reason.TOO_LARGE: "Send it in smaller parts, or raise EVENT_MAX_BYTES and redrive it.",
     Reason.TOO_DEEP: "Flatten it, or raise EVENT_MAX_DEPTH and redrive it.",
+    Reason.TOO_MANY_ENTRIES: "Send them in several Bundles, or raise EVENT_MAX_ENTRIES and redrive it.",
     Reason.TOO_WIDE: "Leave out what FHIR does not know.",
     Reason.NOT_UTF8: "Encode it as UTF-8.",
     Reason.NUL_CHARACTER: "Take U+0000 out of the text.",

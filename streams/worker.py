@@ -24,7 +24,6 @@ from connectors.store import Store, connect
 from connectors.tracing import start_tracing
 from schemas.errors import ConfigurationError, HealthAllianceError, IntakeStoppedError, NoModelError, UnavailableError
 from schemas.institutions import institutions
-from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.topics import TopicFamily, institution_of, topic_name
 from streams import metrics
@@ -130,7 +129,7 @@ class Worker:
         settings = self._settings
         return Processor(
             senders=senders,
-            limits=Limits(settings.event_max_bytes, settings.event_max_depth),
+            limits=settings.event_limits,
             validate=structure_validator(settings.structure_validator),
             store=store,
             publisher=Publisher(settings),

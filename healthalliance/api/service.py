@@ -100,7 +100,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         sessions=Sessions(keys, senders),
         changes=Changes(pools),
         senders=senders,
-        limits=Limits(settings.event_max_bytes, settings.event_max_depth),
+        limits=settings.event_limits,
         validate=structure_validator(settings.structure_validator),
         requests=Rates(settings.api_requests_per_s, settings.api_requests_per_s),
         refused_keys=Rates(_REFUSED_KEYS_PER_S, _REFUSED_KEYS),

@@ -22,10 +22,11 @@ _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest accepted value in bytes and the deepest accepted nesting of objects and arrays."""
+    """The largest accepted value in bytes, the deepest nesting of objects and arrays, the most entries of a Bundle."""
 
     max_bytes: int = 5_000_000
     max_depth: int = 64
+    max_entries: int = 5_000
 
 
 def read_json(value: bytes, limits: Limits) -> dict[str, Any] | Issue:
@@ -49,6 +50,10 @@ def read_json(value: bytes, limits: Limits) -> dict[str, Any] | Issue:
         return Issue(Reason.NOT_JSON, "", f"Not JSON: {error.msg} at character {error.pos}.")
     if not isinstance(document, dict):
         return Issue(Reason.NOT_JSON, "", "A FHIR resource is a JSON object.")
+    entries = document.get("entry")
+    if isinstance(entries, list) and len(entries) > limits.max_entries:
+        text = f"{len(entries)} entries; at most {limits.max_entries} are accepted."
+        return Issue(Reason.TOO_MANY_ENTRIES, "", text)
     if value.count(b":") > _MOST_MEMBERS and _most_members(document) > _MOST_MEMBERS:
         return Issue(Reason.TOO_WIDE, "", f"An object with more than {_MOST_MEMBERS} members.")
     return document

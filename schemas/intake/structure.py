@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -120,7 +119,7 @@ def rejects_all(issue: Issue) -> bool:
     return entry_of(issue.path) is None or issue.reason is Reason.DUPLICATE_KEY
 
 
-_ENTRY = re.compile(r"^Bundle\.entry\[(\d+)\]")
+_ENTRY = "Bundle.entry["
 
 
 def entry_of(path: str) -> int | None:
@@ -129,5 +128,5 @@ def entry_of(path: str) -> int | None:
     >>> entry_of("Bundle.entry[3].resource.status")
     3
     """
-    found = _ENTRY.match(path)
-    return int(found.group(1)) if found else None
+    number, closed, _ = path.removeprefix(_ENTRY).partition("]") if path.startswith(_ENTRY) else ("", "", "")
+    return int(number) if closed and number.isdecimal() else None

@@ -17,7 +17,6 @@ from connectors.settings import Settings
 from schemas.history import PatientHistory
 from schemas.institutions import institution
 from schemas.intake.event import RawEvent, parse_events
-from schemas.intake.event_bytes import Limits
 from schemas.intake.structure import structure_validator
 from schemas.messages import EncounterFeatures, RiskScore
 from schemas.model import Model
@@ -57,7 +56,7 @@ def fault_free(settings: Settings, model_of: Callable[[Place], Model]) -> FaultF
     model_of: the model that scored an event; which one it was when models were swapped nobody can foresee.
     """
     result, validate = FaultFree(), structure_validator(settings.structure_validator)
-    limits = Limits(settings.event_max_bytes, settings.event_max_depth)
+    limits = settings.event_limits
     topics = topic_names(TopicFamily.ENCOUNTERS)
     ids, senders = topic_ids(settings, topics), _senders(settings, topics)
     ends = end_offsets(settings, topics)

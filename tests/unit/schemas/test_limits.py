@@ -35,6 +35,9 @@ EVENTS = {
     "members of an object": Limit(
         1_000, lambda members: b"{%s}" % b",".join(b'"%d":1' % n for n in range(members)), Reason.TOO_WIDE
     ),
+    "entries of a Bundle": Limit(
+        5_000, lambda entries: b'{"entry":[%s]}' % b",".join([b"{}"] * entries), Reason.TOO_MANY_ENTRIES
+    ),
     "exponent of a number": Limit(308, lambda exponent: b'{"a":1e%d}' % exponent, Reason.NOT_JSON),
     "digits of a number": Limit(309, lambda digits: b'{"a":1%s}' % (b"0" * (digits - 1)), Reason.NOT_JSON),
 }

@@ -130,6 +130,7 @@ REFUSED: dict[str, tuple[Any, Reason, str]] = {
         Reason.TOO_WIDE,
         "",
     ),
+    "a Bundle of far too many entries": (bundle(*[encounter()] * 5001), Reason.TOO_MANY_ENTRIES, ""),
     "a resource type that is a number": ({"resourceType": 1}, Reason.UNSUPPORTED_TYPE, ""),
     "a search result": (bundle(encounter(), type_="searchset"), Reason.UNSUPPORTED_BUNDLE, "Bundle.type"),
     "an element nobody knows": (encounter(colour="red"), Reason.STRUCTURE, "Encounter.colour"),
