@@ -5,6 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# Tests wait now and then: one process more than there are processors.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 AIRFLOW_REQUIREMENTS := tests/integration/airflow-requirements.txt
 AIRFLOW_VERSION := $(shell sed -n 's/^apache-airflow==//p' $(AIRFLOW_REQUIREMENTS))
 AIRFLOW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/airflow-$(AIRFLOW_VERSION)
@@ -31,7 +33,7 @@ demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 
 	@$(BIN)/healthalliance demo $(if $(ONCE),--once)
 
 test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
-	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 check: format types manifests supply  ## format, lint, types, import rules, schemas, and what is deployed
 
