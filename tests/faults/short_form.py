@@ -57,6 +57,6 @@ def shared_ground() -> Iterator[Ground]:
 
 def short(name: str) -> Scenario:
     scenario = SCENARIOS[name]
-    rate = None if scenario.events_per_s is None else EVENTS_PER_S
+    rate = EVENTS_PER_S if scenario.events_per_s and scenario.strikes else scenario.events_per_s
     most = {figure: _SLOWER * most for figure, most in scenario.most.items() if figure not in _ONLY_AT_FULL_SIZE}
     return replace(scenario, most=most, events_per_s=rate)
