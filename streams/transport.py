@@ -104,10 +104,15 @@ class RunConsumer(Consumer):
         return sum(len(records_of(message)) for message in list(self._unacked_messages))
 
     async def _hand_over(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
-        read = await self._next_offset(tp)
-        fresh = [record for record in records if record.offset >= read]
         # A rebalance suspends the flow: what is not handed over then is fetched again (`_put_back`).
-        if not fresh or not self.flow_active or await self._looks_again(tp, read, fresh[0].offset):
+        if not self.flow_active:
+            return
+        read = await self._next_offset(tp)
+        # Where it was not known, the answer may have come behind a rebalance that has put the position elsewhere.
+        if not self.flow_active or self._read_offset[tp] not in (None, read):
+            return
+        fresh = [record for record in records if record.offset >= read]
+        if not fresh or await self._looks_again(tp, read, fresh[0].offset):
             return
         position = read if self._read_offset[tp] is not None else 0
         handing_over = self.callback(self._to_run(tp, fresh, read, position))

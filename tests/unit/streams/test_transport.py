@@ -218,6 +218,20 @@ async def test_a_beginning_that_was_dropped_is_fetched_again() -> None:
     assert [offsets_of(run) for run in await consumer.hand_over_all()] == [list(range(12))]
 
 
+class Rebalancing(Consumer):
+    """A consumer whose partitions are handed out anew while it asks where they begin: it is to go on at 5."""
+
+    async def earliest_offsets(self, *partitions: TP) -> Any:
+        self._read_offset[PARTITION] = 5
+        return await super().earliest_offsets(*partitions)
+
+
+async def test_a_beginning_that_is_told_behind_a_rebalance_is_not_gone_back_to() -> None:
+    consumer = Rebalancing([5, 6])
+    assert [offsets_of(run) for run in await consumer.hand_over_all()] == [[5, 6]]
+    assert consumer.sought == [5]
+
+
 async def test_an_empty_partition_is_asked_for_its_beginning_once_for_each_assignment() -> None:
     consumer = Draining()
     for _ in range(3):
