@@ -128,5 +128,7 @@ def entry_of(path: str) -> int | None:
     >>> entry_of("Bundle.entry[3].resource.status")
     3
     """
-    number, closed, _ = path.removeprefix(_ENTRY).partition("]") if path.startswith(_ENTRY) else ("", "", "")
+    if not path.startswith(_ENTRY):
+        return None
+    number, closed, _ = path.removeprefix(_ENTRY).partition("]")
     return int(number) if closed and number.isdecimal() else None
