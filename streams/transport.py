@@ -104,15 +104,10 @@ class RunConsumer(Consumer):
         return sum(len(records_of(message)) for message in list(self._unacked_messages))
 
     async def _hand_over(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]]) -> None:
-        # A rebalance suspends the flow: what is not handed over then is fetched again (`_put_back`).
-        if not self.flow_active:
-            return
         read = await self._next_offset(tp)
-        # Where it was not known, the answer may have come behind a rebalance that has put the position elsewhere.
-        if not self.flow_active or self._read_offset[tp] not in (None, read):
-            return
         fresh = [record for record in records if record.offset >= read]
-        if not fresh or await self._looks_again(tp, read, fresh[0].offset):
+        # A rebalance suspends the flow: what is not handed over then is fetched again (`_put_back`).
+        if not fresh or not self.flow_active or await self._looks_again(tp, read, fresh[0].offset):
             return
         position = read if self._read_offset[tp] is not None else 0
         handing_over = self.callback(self._to_run(tp, fresh, read, position))
@@ -122,12 +117,9 @@ class RunConsumer(Consumer):
 
     async def _next_offset(self, tp: TP) -> int:
         """Return what is to be handed over next; where nothing was ever committed, the first there was."""
-        read = self._read_offset[tp]
-        if read is not None:
-            return read
-        if tp not in self._beginnings:
-            await self._ask_for_beginnings([tp])
-        return self._beginnings[tp]
+        await self._ask_for_beginnings([tp])
+        read = self._read_offset[tp]  # now: the answer may have come behind a rebalance that put it elsewhere
+        return self._beginnings[tp] if read is None else read
 
     async def _ask_for_beginnings(self, tps: Iterable[TP]) -> None:
         """Ask once, and for all at once: each answer comes behind a fetch that waits, 1.5 s while topics are empty."""
