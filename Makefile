@@ -1,12 +1,12 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format types manifests supply images bench faults fuzz airflow lock
+.PHONY: help setup demo test drills check format types manifests supply images bench faults fuzz airflow lock
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 # Tests wait now and then: one process more than there are processors.
-PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope --no-loadscope-reorder
 AIRFLOW_REQUIREMENTS := tests/integration/airflow-requirements.txt
 AIRFLOW_VERSION := $(shell sed -n 's/^apache-airflow==//p' $(AIRFLOW_REQUIREMENTS))
 AIRFLOW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/airflow-$(AIRFLOW_VERSION)
@@ -32,8 +32,11 @@ help:  ## list the commands
 demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 ends by itself
 	@$(BIN)/healthalliance demo $(if $(ONCE),--once)
 
-test: setup  ## all tests, on a real Kafka, schema registry and PostgreSQL
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
+test: setup  ## the tests, on a real Kafka, schema registry and PostgreSQL; but for drills and what `check` tests
+	@$(PYTEST) --ignore=tests/drills --ignore=tests/deploy
+
+drills: setup  ## upgrade, restore, rebuild, each command of the docs: what takes minutes and seldom breaks
+	@$(PYTEST) tests/drills
 
 check: format types manifests supply  ## format, lint, types, import rules, schemas, and what is deployed
 

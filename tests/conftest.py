@@ -18,14 +18,10 @@ pytest_plugins = ["tests.integration.fixtures"]
 # its name begins with; others are dealt out by file.
 _GROUPS = {
     "tests/integration/test_alerts": "own stacks",
-    "tests/integration/test_consumers": "own stacks",
     "tests/integration/test_demo": "own stacks",
     "tests/integration/test_kafka_access": "further stacks",
     "tests/integration/test_local_stack": "own stacks",
-    "tests/integration/test_rebuild": "own stacks",
-    "tests/integration/test_restore": "further stacks",
     "tests/integration/test_rotation": "further stacks",
-    "tests/integration/test_upgrade": "further stacks",
     "tests/faults": "faults",
     # Two stacks of the same kind, so that half the tests do not wait for the other half.
     "tests/browser": "another stack",

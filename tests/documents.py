@@ -37,6 +37,7 @@ ELSEWHERE = {
     "make demo": "tests/integration/test_demo.py",
     "make check": ".ci/run",
     "make test": ".ci/run",
+    "make drills": ".ci/run",
     "healthalliance up": "tests/integration/test_local_stack.py",
     "healthalliance down": "tests/integration/test_local_stack.py",
     "healthalliance worker --history-only": "tests/integration/fixtures.py",
@@ -46,7 +47,7 @@ ELSEWHERE = {
     "healthalliance acl apply --dry-run": "tests/integration/test_kafka_access.py",
     "healthalliance acl apply": "tests/integration/test_kafka_access.py",
     "healthalliance pseudonym rotate": "tests/integration/test_rotation.py",
-    "healthalliance rebuild": "tests/integration/test_rebuild.py",
+    "healthalliance rebuild": "tests/drills/test_rebuild.py",
     **dict.fromkeys(
         [
             "healthalliance erase --institution ukhd --patient 123",
@@ -83,7 +84,7 @@ ELSEWHERE = {
 }
 
 # Section → the file that reads its blocks of commands and runs them as they stand.
-AS_THEY_STAND = {("docs/operations.md", "Backup and restore"): "tests/integration/test_restore.py"}
+AS_THEY_STAND = {("docs/operations.md", "Backup and restore"): "tests/drills/test_restore.py"}
 
 
 @dataclass(frozen=True, slots=True)

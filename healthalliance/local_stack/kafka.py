@@ -18,13 +18,13 @@ from confluent_kafka.admin import AdminClient
 from healthalliance.local_stack.folders import make_once
 from healthalliance.local_stack.java import Jars
 from healthalliance.local_stack.kafka_users import KafkaUsers
+from healthalliance.local_stack.ports import LOOPBACK
 from healthalliance.local_stack.processes import Launch, marker, run
 from healthalliance.local_stack.records import Part
 from healthalliance.local_stack.state import write_private
 from schemas.errors import LocalStackError
 
 _MEGABYTE = 1024 * 1024
-_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Node:
 
 def only_node(ports: tuple[int, int]) -> Node:
     """Describe the one node of a cluster on loopback; `ports` are its broker's and its controller's."""
-    return Node(1, _LOOPBACK, ports, {1: f"{_LOOPBACK}:{ports[1]}"})
+    return Node(1, LOOPBACK, ports, {1: f"{LOOPBACK}:{ports[1]}"})
 
 
 def prepare(
@@ -68,6 +68,7 @@ def prepare(
         log=data_dir / "logs" / f"{Part.KAFKA}.log",
         ports=node.ports,
         address=address,
+        host=node.host,
         answers=partial(_answers, {"bootstrap.servers": address} if users is None else users.client(address)),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from healthalliance.local_stack.ports import is_free
+from healthalliance.local_stack.ports import LOOPBACK, is_free
 from healthalliance.local_stack.records import LABELS, Part
 from schemas.errors import LocalStackError
 
@@ -66,6 +67,7 @@ class Launch:
     ports: tuple[int, ...]
     address: str
     answers: Callable[[], bool]
+    host: str = LOOPBACK
     account: Account = OURSELVES
     stop_signal: signal.Signals = STOP_SIGNAL
 
@@ -117,13 +119,22 @@ def _spawn(launch: Launch) -> psutil.Process:
 
 def _wait_until_it_answers(launch: Launch, process: psutil.Process, cancelled: threading.Event) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not (_listens(process, launch.ports) and launch.answers()):
+    while not (_is_taken(launch) and _listens(process, launch.ports) and launch.answers()):
         if cancelled.wait(_POLL_S):
             raise GivenUpError
         if not is_running(process):
             raise _death(launch, process, "ended while it started")
         if time.monotonic() > deadline:
             raise _death(launch, process, f"did not answer within {START_TIMEOUT_S:.0f} s")
+
+
+def _is_taken(launch: Launch) -> bool:
+    """Tell whether anybody listens on the ports: a small part of the cost of the look at who it is."""
+    for port in launch.ports:
+        with socket.socket() as probe:
+            if probe.connect_ex((launch.host, port)) != 0:
+                return False
+    return True
 
 
 def _listens(process: psutil.Process, ports: Iterable[int]) -> bool:

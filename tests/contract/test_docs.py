@@ -38,7 +38,7 @@ from tests.documents import (
     rows,
     section,
 )
-from tests.integration.test_docs import RUN
+from tests.drills.test_docs import RUN
 
 LINKED = (*NAMES, "CHANGELOG.md", "tests/faults/REPORT.md")
 EACH = pytest.mark.parametrize("page", NAMES)

@@ -137,7 +137,7 @@ class Feed(threading.Thread):
         for id_, event in self._events:
             while self._rate is not None and (left := started + self.sent / self._rate - time.monotonic()) > 0:
                 publisher.poll()
-                time.sleep(min(left, 0.005))
+                time.sleep(min(left, 0.02))
             topic = topic_name(TopicFamily.ENCOUNTERS, id_)
             publisher.send(OutMessage(topic, event.key, event.value), self._noting(topic, id_, event))
             publisher.poll()

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.mutants import command
 from tests.faults.short_form import Ground, shared_ground, short
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
@@ -31,10 +30,3 @@ def test_a_worker_may_die_at_every_step_and_repeats_are_the_same_record(shared: 
     found = shared.try_out(replace(short("every-step"), events=40_000), 1 / 20)
     assert found["violations"] == {}
     assert found["verdict"]["repeats"] > 0, "no death came between a delivery and its acknowledgement"
-
-
-def test_a_broken_worker_is_found_out(shared: Ground) -> None:
-    """Last on the shared stack: what a broken worker loses stays lost."""
-    broken = replace(short("worker-kill"), command=command("naive"), kinds=6, settings={"batch_max_events": 20})
-    # Six kills may all meet a worker with nothing on its way; eighteen do not.
-    assert any("lost_events" in shared.try_out(broken, 0.02)["violations"] for _ in range(3))

@@ -154,7 +154,9 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(length := int(self.headers["Content-Length"]))
+                if len(body) < length:  # who sent it was killed meanwhile
+                    return
                 receiver.posted.append(Posted(dict(self.headers.items()), body))
                 status = receiver.act(len(receiver.posted) - 1)
                 if status is None:

@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
+from connectors.models.mlflow_quietly import open_store
 from connectors.settings import Settings
 from healthalliance import local_stack
 from healthalliance.demo import wait_until_ready
-from healthalliance.local_stack import Ports
+from healthalliance.local_stack import Part, Ports
 from healthalliance.local_stack.ports import free_port
 from healthalliance.progress import fetch
 from healthalliance.workers import WorkerOptions, WorkerProcesses
@@ -39,6 +41,9 @@ class Trained:
 def data_folder() -> Iterator[Settings]:
     """Make settings with a data folder of their own and nothing else: no variable of the caller's reaches them."""
     with TemporaryDirectory(prefix="healthalliance-test-", ignore_cleanup_errors=True) as folder:
+        models = Path(folder) / Part.MLFLOW
+        models.mkdir()
+        (models / "mlflow.db").write_bytes(_empty_model_store())
         settings = Settings.model_construct(
             data_dir=Path(folder),
             rejected_share_limit=1.0,
@@ -49,6 +54,15 @@ def data_folder() -> Iterator[Settings]:
             yield settings
         finally:
             local_stack.down(settings)
+
+
+@cache
+def _empty_model_store() -> bytes:
+    """Make MLflow's tables once: it takes a second of all its migrations each time."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "mlflow.db"
+        with open_store(Settings.model_construct(mlflow_tracking_uri=f"sqlite:///{file}")):
+            return file.read_bytes()
 
 
 @contextmanager

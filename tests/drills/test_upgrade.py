@@ -28,13 +28,13 @@ from healthalliance.local_stack.ports import free_port
 from healthalliance.progress import fetch
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from schemas.topics import TopicFamily, topic_names
+from tests.drills.releases import Release, previous_release
 from tests.faults.lasting_ports import lasting_ports
 from tests.faults.load import Feed, Ledger, Patients, train_champion
 from tests.faults.oracle import Verdict, judge
 from tests.faults.trial import has_ended
 from tests.faults.watch import Watch, is_acknowledged
 from tests.integration.reading import ends_of, read_since
-from tests.integration.releases import Release, previous_release
 from tests.integration.running import data_folder, database, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]

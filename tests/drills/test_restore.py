@@ -30,12 +30,12 @@ from healthalliance.rebuild import Rebuilt, rebuild
 from schemas.errors import LocalStackError, UnavailableError
 from schemas.institutions import institutions
 from tests.documents import blocks, section
+from tests.drills.test_rebuild import TABLES, histories, rows
 from tests.faults.load import train_champion
 from tests.faults.trial import has_ended
 from tests.integration.eventful import one_after_the_other, send
 from tests.integration.running import ready_worker, wait_until
 from tests.integration.simulated import events_of
-from tests.integration.test_rebuild import TABLES, histories, rows
 
 pytestmark = pytest.mark.stack
 
