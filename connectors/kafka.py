@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
@@ -20,6 +20,8 @@ from connectors.settings import Settings
 from schemas.errors import AccessRefusedError, HealthAllianceError, UnavailableError
 from schemas.institutions import institutions
 from schemas.topics import TOPIC_SPECS, TopicFamily, topic_name
+
+_K = TypeVar("_K")
 
 _TIMEOUT_S = 15.0
 _TRIES_S = (1.0, 2.0, 4.0, 8.0)  # so that a refusal is told early, and a slow broker has its time
@@ -273,8 +275,8 @@ def _partitions(admin: Admin, topics: Iterable[str]) -> list[TopicPartition]:
 
 
 def _offsets(admin: Admin, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
-    futures = admin.client.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_TIMEOUT_S)
-    return {one: admin.answer(future, "list offsets") for one, future in futures.items()}
+    asked = dict.fromkeys(partitions, spec)
+    return admin.answers(lambda timeout_s: admin.client.list_offsets(asked, request_timeout=timeout_s), "list offsets")
 
 
 def encounter_topics() -> list[str]:
@@ -308,14 +310,27 @@ class Admin:
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return each topic's id, which a topic made anew under the same name does not share."""
-        futures = self.client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
-        described = {name: self.answer(future, f"describe topic {name}") for name, future in futures.items()}
+        asked = TopicCollection(list(topics))
+        described = self.answers(lambda s: self.client.describe_topics(asked, request_timeout=s), "describe topics")
         return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
 
     def end_offsets(self, topics: Iterable[str]) -> dict[tuple[str, int], int]:
         """Return the offset that each partition's next message will get."""
         found = _offsets(self, _partitions(self, topics), LatestSpec())  # type: ignore[no-untyped-call]
         return {(one.topic, one.partition): at.offset for one, at in found.items()}
+
+    def answers(self, ask: Callable[[float], Mapping[_K, Any]], what: str) -> dict[_K, Any]:
+        """Ask with a time-out in seconds until all is answered; raise UnavailableError or AccessRefusedError.
+
+        librdkafka asks a broker that is gone until the time is up, which keeps a processor busy, though another leads
+        by then. So the first times are short, and the brokers are looked up anew after each.
+        """
+        for timeout_s in _TRIES_S:
+            try:
+                return {one: self.answer(future, what) for one, future in ask(timeout_s).items()}
+            except UnavailableError:
+                self.topics()
+        raise self._refusal.unavailable()
 
     def answer(self, future: Any, what: str) -> Any:
         """Wait for an answer, None where a topic was there already; raise UnavailableError or AccessRefusedError."""

@@ -66,7 +66,13 @@ def started(scores: Scores, channel: str, receiver: Receiver, *arguments: object
 
 def begun(scores: Scores, channel: str) -> None:
     """Have the channel begin, so that what comes from now on is alerted."""
-    once(scores, channel)
+
+    async def begin() -> None:
+        store = await open_alert_store(scores.settings.database_url, _INSTITUTION, channel)
+        await store.begin(datetime.now(UTC))
+        await store.close()
+
+    asyncio.run(begin())
 
 
 def stay() -> Stay:
