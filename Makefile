@@ -35,7 +35,7 @@ demo: setup  ## three simulated hospitals, a trained model, live scores; ONCE=1 
 test: setup  ## the tests, on a real Kafka, schema registry and PostgreSQL; but for drills and what `check` tests
 	@$(PYTEST) --ignore=tests/drills --ignore=tests/deploy
 
-drills: setup  ## upgrade, restore, rebuild, each command of the docs: what takes minutes and seldom breaks
+drills: setup  ## what takes minutes and seldom breaks: upgrade, restore, rebuild, the demo, each command of the docs
 	@$(PYTEST) tests/drills
 
 check: format types manifests supply  ## format, lint, types, import rules, schemas, and what is deployed

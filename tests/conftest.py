@@ -18,9 +18,7 @@ pytest_plugins = ["tests.integration.fixtures"]
 # its name begins with; others are dealt out by file.
 _GROUPS = {
     "tests/integration/test_alerts": "own stacks",
-    "tests/integration/test_demo": "own stacks",
     "tests/integration/test_kafka_access": "further stacks",
-    "tests/integration/test_local_stack": "own stacks",
     "tests/integration/test_rotation": "further stacks",
     "tests/faults": "faults",
     # Two stacks of the same kind, so that half the tests do not wait for the other half.
@@ -29,9 +27,11 @@ _GROUPS = {
     "tests/integration/test_analysts": "another stack",
     "tests/integration/test_api": "another stack",
     "tests/integration/test_audit": "another stack",
+    "tests/integration/test_canary": "another stack",
+    "tests/integration/test_replay": "another stack",
     "tests/integration": "one stack",
 }
-_LONGEST_FIRST = ("one stack", "own stacks", "another stack", "faults", "further stacks")
+_LONGEST_FIRST = ("one stack", "another stack", "faults", "own stacks", "further stacks")
 
 
 def group_of(nodeid: str) -> str | None:

@@ -34,12 +34,12 @@ _SHELL = {"sh", "bash", "shell", "console", ""}
 
 # Command → the file that runs the same: what takes minutes, ends by Ctrl-C, or has tests of its own.
 ELSEWHERE = {
-    "make demo": "tests/integration/test_demo.py",
+    "make demo": "tests/drills/test_demo.py",
     "make check": ".ci/run",
     "make test": ".ci/run",
     "make drills": ".ci/run",
-    "healthalliance up": "tests/integration/test_local_stack.py",
-    "healthalliance down": "tests/integration/test_local_stack.py",
+    "healthalliance up": "tests/drills/test_local_stack.py",
+    "healthalliance down": "tests/drills/test_local_stack.py",
     "healthalliance worker --history-only": "tests/integration/fixtures.py",
     "healthalliance worker": "tests/integration/test_health.py",
     "healthalliance doctor": "tests/integration/test_command_line.py",
@@ -79,7 +79,7 @@ ELSEWHERE = {
             "healthalliance federated site --institution dkfz --merged merged.json --out dkfz.scores.json",
             "healthalliance federated register *.scores.json --merged merged.json",
         ],
-        "tests/integration/test_federated.py",
+        "tests/drills/test_federated.py",
     ),
 }
 

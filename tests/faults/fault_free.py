@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate, groupby, islice
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from connectors.kafka import end_offsets, topic_ids
 from connectors.kafka_access import client_properties
@@ -141,11 +141,14 @@ def read(settings: Settings, ends: Mapping[tuple[str, int], int]) -> Iterator[Me
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "fetch.message.max.bytes": 16 * 1024 * 1024,
+            # It opens one partition after the other: asking where that begins, and waiting at its end, takes a second.
+            "fetch.wait.max.ms": 10,
+            "auto.offset.reset": "earliest",
         }
     )
     try:
         left = {partition for partition, end in ends.items() if end > 0}
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in left])
+        consumer.assign([TopicPartition(topic, number, 0) for topic, number in left])
         heard_at = time.monotonic()
         while left:
             messages = consumer.consume(1000, timeout=0.1)
