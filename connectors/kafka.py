@@ -276,7 +276,7 @@ def _partitions(admin: Admin, topics: Iterable[str]) -> list[TopicPartition]:
 
 def _offsets(admin: Admin, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
     asked = dict.fromkeys(partitions, spec)
-    return admin.answers(lambda timeout_s: admin.client.list_offsets(asked, request_timeout=timeout_s), "list offsets")
+    return admin.answers(lambda s: admin.client.list_offsets(asked, request_timeout=s), lambda _: "list offsets")
 
 
 def encounter_topics() -> list[str]:
@@ -311,7 +311,9 @@ class Admin:
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Return each topic's id, which a topic made anew under the same name does not share."""
         asked = TopicCollection(list(topics))
-        described = self.answers(lambda s: self.client.describe_topics(asked, request_timeout=s), "describe topics")
+        described = self.answers(
+            lambda s: self.client.describe_topics(asked, request_timeout=s), "describe topic {}".format
+        )
         return {name: _uuid_text(topic.topic_id) for name, topic in described.items()}
 
     def end_offsets(self, topics: Iterable[str]) -> dict[tuple[str, int], int]:
@@ -319,7 +321,7 @@ class Admin:
         found = _offsets(self, _partitions(self, topics), LatestSpec())  # type: ignore[no-untyped-call]
         return {(one.topic, one.partition): at.offset for one, at in found.items()}
 
-    def answers(self, ask: Callable[[float], Mapping[_K, Any]], what: str) -> dict[_K, Any]:
+    def answers(self, ask: Callable[[float], Mapping[_K, Any]], what: Callable[[_K], str]) -> dict[_K, Any]:
         """Ask with a time-out in seconds until all is answered; raise UnavailableError or AccessRefusedError.
 
         librdkafka asks a broker that is gone until the time is up, which keeps a processor busy, though another leads
@@ -327,7 +329,7 @@ class Admin:
         """
         for timeout_s in _TRIES_S:
             try:
-                return {one: self.answer(future, what) for one, future in ask(timeout_s).items()}
+                return {one: self.answer(future, what(one)) for one, future in ask(timeout_s).items()}
             except UnavailableError:
                 self.topics()
         raise self._refusal.unavailable()

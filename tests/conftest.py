@@ -28,7 +28,6 @@ _GROUPS = {
     "tests/integration/test_api": "another stack",
     "tests/integration/test_audit": "another stack",
     "tests/integration/test_canary": "another stack",
-    "tests/integration/test_replay": "another stack",
     "tests/integration": "one stack",
 }
 _LONGEST_FIRST = ("one stack", "another stack", "faults", "own stacks", "further stacks")

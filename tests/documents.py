@@ -63,7 +63,7 @@ ELSEWHERE = {
     "healthalliance alerts simulate --institution ukhd --budget 20 --since 90d": "tests/integration/test_alerts.py",
     **dict.fromkeys(
         ["MODEL_ALIAS=challenger healthalliance replay -i embl --from 2025-03-01 --into what_if"],
-        "tests/integration/test_replay.py",
+        "tests/drills/test_replay.py",
     ),
     **dict.fromkeys(
         [

@@ -13,14 +13,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 # Whose faults strike in turn while the load goes on, and how often each: all that need no stack of their own.
 _IN_TURN = {
-    "worker-kill": 2,
+    "worker-kill": 1,
     "rolling": 1,
     "zombie": 1,
     "rebalance-storm": 1,
     "postgres": 5,
     "registry": 2,
     **({"disk-full": 2} if SMALL_DISKS else {}),
-    "soak": 2,
+    "soak": 1,
 }
 
 

@@ -28,6 +28,7 @@ class Watch(threading.Thread):
     def __init__(self, settings: Settings, workers: Workers) -> None:
         super().__init__(name="watch", daemon=True)
         self._reader, self._workers, self._ended = ProgressReader(settings), workers, threading.Event()
+        self._looking = threading.Lock()
         self.applied, self.waiting = 0, 0
         self.moved_at = time.monotonic()
         self.longest_standstill_s = 0.0
@@ -57,7 +58,8 @@ class Watch(threading.Thread):
     def look(self) -> None:
         """Read the progress; what does not answer has not moved."""
         try:
-            progress = self._reader.read().values()
+            with self._looking:  # the attack looks too
+                progress = self._reader.read().values()
         except UnavailableError:
             progress = None
         if progress is not None:

@@ -579,7 +579,7 @@ def test_a_posted_alert_is_signed_and_no_secret_is_logged(scores: Scores, channe
 
 
 def test_nothing_is_kept_of_a_patient_whose_scores_are_gone(scores: Scores, channel: str, receiver: Receiver) -> None:
-    begun(scores, channel)
+    once(scores, channel)
     one = stay()
     scores.publish(one.scored("high"))  # erased between the score's commit and its being read
     document = once(scores, channel, receiver=receiver).document
