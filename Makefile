@@ -5,8 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-# Tests wait now and then: one process more than there are processors.
-PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope --no-loadscope-reorder
+# Tests wait now and then: two processes more than there are processors.
+PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --dist loadscope --no-loadscope-reorder
 AIRFLOW_REQUIREMENTS := tests/integration/airflow-requirements.txt
 AIRFLOW_VERSION := $(shell sed -n 's/^apache-airflow==//p' $(AIRFLOW_REQUIREMENTS))
 AIRFLOW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/healthalliance/airflow-$(AIRFLOW_VERSION)
