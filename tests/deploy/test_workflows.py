@@ -70,7 +70,7 @@ def test_no_key_is_kept_and_no_foreign_text_runs_as_a_command(name: str) -> None
 
 def test_the_make_targets_exist() -> None:
     used = {target for name in TEXTS for target in re.findall(r"make ([a-z]+)", commands(name))}
-    assert used == {"check", "test"}
+    assert used == {"check", "test", "drills"}
     assert used | set(matrix("code-quality.yaml", "check", "target")) <= RULES.keys()
 
 
