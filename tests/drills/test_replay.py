@@ -25,6 +25,7 @@ from model_training.job import train
 from schemas.audit import Action
 from schemas.errors import ConfigurationError
 from schemas.topics import TopicFamily, topic_name
+from tests.drills.test_rebuild import TABLES
 from tests.integration.command_line import of_local_stack, run
 from tests.integration.eventful import DELETED, LARGE, one_after_the_other, one_event, send
 from tests.integration.noting import noting
@@ -37,15 +38,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_worker")]
 
 _INSTITUTION = "embl"
 _EVER = Window(datetime(2020, 1, 1, tzinfo=UTC), None)
-_TABLES = (
-    "risk_scores",
-    "rejected_events",
-    "patient_history",
-    "patient_encounters",
-    "stream_progress",
-    "score_outcomes",
-    "challenger_scores",
-)
+_TABLES = (*TABLES, "challenger_scores")
 _CHALLENGER = "challenger"
 _OF_THE_RUN = ("scored_at", "superseded_at", "rejected_at", "updated_at", "revision")
 
