@@ -8,6 +8,7 @@ The rules, in this order; all are measured on the same held-out stays.
 4. Its calibration slope, and the readmissions observed for each expected, lie within a ratio of 1.
 5. No institution, gender or age group, nor everybody, has an AUROC below a floor. Groups of fewer than a number of
    readmissions, or of stays without one, do not count: by chance alone a good model would fail there.
+6. It does not give everybody the same probability, as a forest does that is calibrated to rank no better than chance.
 
 Without a champion there is nothing to be worse than, nobody has any score, and data are few. So rules 1 to 3 fall away,
 and rule 4 holds from 200 held-out readmissions, and as many stays without one, on: fewer say little about calibration
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_training.evaluation import Evaluation, Group
+from schemas.model import Calibration
 
 _ENOUGH_FOR_CALIBRATION = 200
 
@@ -88,8 +90,10 @@ class Verdict:
         return not self.reasons
 
 
-def judge(groups: Sequence[Group], ends: Sequence[ReadTo], champion: Champion | None, rules: Rules) -> Verdict:
-    """Judge a candidate by its assessment of everybody, which comes first, and of each group."""
+def judge(
+    groups: Sequence[Group], calibration: Calibration, ends: Sequence[ReadTo], champion: Champion | None, rules: Rules
+) -> Verdict:
+    """Judge a candidate by its assessment of everybody, which comes first, and of each group, and its calibration."""
     compared_with = champion.version if champion else None
     assessment = groups[0].assessment
     if assessment is None:
@@ -100,8 +104,16 @@ def judge(groups: Sequence[Group], ends: Sequence[ReadTo], champion: Champion | 
         *(_worse(everybody, champion, rules) if champion else ()),
         *(_miscalibrated(everybody, rules) if champion or _tells_calibration(everybody) else ()),
         *_below_floor(groups, rules),
+        *same_for_everybody(calibration),
     ]
     return Verdict(tuple(reasons), compared_with)
+
+
+def same_for_everybody(calibration: Calibration) -> tuple[str, ...]:
+    """Return rule 6's reason, which needs no held-out stays; empty where the calibration tells persons apart."""
+    if not calibration.is_flat:
+        return ()
+    return ("It gives everybody the same probability: on its calibration part it ranks no better than chance.",)
 
 
 def _older(ends: Sequence[ReadTo], champion: Champion) -> Iterator[str]:

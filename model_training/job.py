@@ -192,7 +192,7 @@ def _measured(settings: Settings, data: _Data, trained: _Trained, seed: int) -> 
         groups=groups,
         importance=importance(held_out, lambda rows: predicted(trained.model, rows), seed),
         baselines=baselines(data.split, seed),
-        verdict=judged(settings, groups, data.snapshot.ends, data.split.test, seed),
+        verdict=judged(settings, groups, trained.fitted.calibration, data.snapshot.ends, data.split.test, seed),
     )
 
 

@@ -21,12 +21,12 @@ from connectors.models.versions import (
 from connectors.settings import Settings
 from model_training.dataset import Dataset, assemble
 from model_training.evaluation import Evaluation, Group, HeldOut, assess, evaluate, predicted, stays_per_day
-from model_training.gate import Champion, Rules, Verdict, judge
+from model_training.gate import Champion, Rules, Verdict, judge, same_for_everybody
 from model_training.labels import label
 from model_training.measures import Difference, difference
 from model_training.splitting import require_enough, split_by_patient_and_time
 from schemas.errors import ModelRefusedError, PromotionRefusedError
-from schemas.model import Model
+from schemas.model import Calibration, Model
 
 Read = Callable[[Settings, Callable[[float], None]], Snapshot]
 OnRead = Callable[[float], None]
@@ -86,14 +86,20 @@ def hold_out(model: Model, test: Dataset, everybody: Dataset) -> HeldOut:
 
 
 def judged(
-    settings: Settings, groups: Sequence[Group], ends: Sequence[PartitionEnd], test: Dataset, seed: int
+    settings: Settings,
+    groups: Sequence[Group],
+    calibration: Calibration,
+    ends: Sequence[PartitionEnd],
+    test: Dataset,
+    seed: int,
 ) -> Verdict:
     """Judge a candidate against today's champion, which is measured on the same test part by its registered file.
 
     A champion whose file workers with this code would refuse is none to compare with.
     """
     holder = _holder(settings)
-    return judge(groups, ends, _measured(settings, holder, test, seed) if holder else None, rules_of(settings))
+    champion = _measured(settings, holder, test, seed) if holder else None
+    return judge(groups, calibration, ends, champion, rules_of(settings))
 
 
 def place(settings: Settings, version: str, verdict: Verdict, *, force: bool) -> str:
@@ -109,14 +115,16 @@ def place(settings: Settings, version: str, verdict: Verdict, *, force: bool) ->
     return CHALLENGER
 
 
-def place_unmeasured(settings: Settings, version: str) -> str:
+def place_unmeasured(settings: Settings, version: str, calibration: Calibration) -> str:
     """Give a newly registered version its alias where today's champion could not be measured on the same stays.
 
-    Then it becomes champion only while there is none, else challenger: `promote` asks the gate where rows can be read.
+    Then it becomes champion only while there is none, and if it tells persons apart; else challenger: `promote` asks
+    the gate where rows can be read.
     """
     holder = _holder(settings)
     unmeasured = (f"Champion version {holder.version} was not measured on the same stays.",) if holder else ()
-    return place(settings, version, Verdict(unmeasured, holder.version if holder else None), force=False)
+    reasons = (*unmeasured, *same_for_everybody(calibration))
+    return place(settings, version, Verdict(reasons, holder.version if holder else None), force=False)
 
 
 def promote(
@@ -134,7 +142,8 @@ def promote(
     seed = _seed(version)
     everybody, test = _held_out_part(read(settings, on_read), seed)
     groups = assess(hold_out(model, test, everybody), model.card.thresholds, seed)
-    verdict = judged(settings, groups, snapshot_ends(settings, version.version), test, seed)
+    ends = snapshot_ends(settings, version.version)
+    verdict = judged(settings, groups, model.card.calibration, ends, test, seed)
     if not verdict.passed:
         raise PromotionRefusedError(f"Version {version.version} is held back: {' '.join(verdict.reasons)}")
     return Promoted(make_champion(settings, version.version, {GATE_TAG: "passed"}), verdict)

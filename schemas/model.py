@@ -31,6 +31,11 @@ class Sigmoid(msgspec.Struct, frozen=True, tag="sigmoid"):
     slope: float
     intercept: float
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether everybody gets the same probability."""
+        return self.slope == 0
+
     def __call__(self, raw: Floats) -> Floats:
         """Turn raw probabilities into calibrated ones, element by element."""
         return np.asarray(1.0 / (1.0 + np.exp(-(self.slope * raw + self.intercept))), dtype=np.float64)
@@ -51,6 +56,11 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
 
     raw: tuple[float, ...]
     calibrated: tuple[float, ...]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether everybody gets the same probability."""
+        return self.calibrated[0] == self.calibrated[-1]
 
     def __call__(self, raw: Floats) -> Floats:
         """Turn raw probabilities into calibrated ones, element by element."""

@@ -134,7 +134,7 @@ def register_federated(settings: Settings, merged: Path, files: Sequence[Path]) 
     return FederatedResult(
         model_name=registered.name,
         version=registered.version,
-        alias=place_unmeasured(settings, registered.version),
+        alias=place_unmeasured(settings, registered.version, calibration),
         digest=registered.digest,
         calibration=type(calibration).__name__.lower(),
         onnx_difference=difference,

@@ -23,7 +23,7 @@ from tests.faults.lasting_ports import lasting_ports
 from tests.integration.running import SYNTHEA, StandingWorker, Trained, data_folder, four_free_ports, new_workers
 from tests.integration.running_api import Api, running_api
 
-_PATIENTS = 300  # with fewer, a part of the split may hold too few readmissions: pseudonyms differ from run to run
+_PATIENTS = 300
 _HISTORY = datetime(2022, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
 
 

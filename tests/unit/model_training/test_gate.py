@@ -9,6 +9,7 @@ import pytest
 from model_training.evaluation import Assessment, Evaluation, Group, Kind
 from model_training.gate import Champion, Rules, judge
 from model_training.measures import Interval, Operating
+from schemas.model import Calibration, Isotonic, Sigmoid
 
 RULES = Rules(auroc_margin=0.01, brier_margin=0.002, calibration_ratio=1.25, group_auroc_floor=0.55, group_min=50)
 GOOD = Evaluation(
@@ -26,6 +27,7 @@ GOOD = Evaluation(
     observed_to_expected=1.0,
     observed_to_expected_interval=Interval(0.9, 1.1),
 )
+STEEP = Sigmoid(slope=5.0, intercept=-3.0)
 NOTHING = Operating(0.2, 0, 0, None, 0, 0, 0, 0)
 
 
@@ -51,8 +53,10 @@ def groups(evaluation: Evaluation = GOOD, **of_group: Evaluation | None) -> list
     ]
 
 
-def reasons(candidate: list[Group], champion: Champion | None = CHAMPION) -> list[str]:
-    verdict = judge(candidate, ENDS, champion, RULES)
+def reasons(
+    candidate: list[Group], champion: Champion | None = CHAMPION, calibration: Calibration = STEEP
+) -> list[str]:
+    verdict = judge(candidate, calibration, ENDS, champion, RULES)
     assert verdict.passed == (not verdict.reasons)
     assert verdict.compared_with == (champion.version if champion else None)
     return list(verdict.reasons)
@@ -101,9 +105,26 @@ def test_a_topic_that_was_made_anew_is_neither_older_nor_newer() -> None:
     assert reasons(groups(), replace(CHAMPION, ends=(End("features.dkfz", "another", 0, 10**9),))) == []
 
 
+@pytest.mark.parametrize("champion", [CHAMPION, None])
+@pytest.mark.parametrize(
+    ("calibration", "passes"),
+    [
+        (Sigmoid(0.0, -2.3), False),
+        (Isotonic((0.4,), (0.1,)), False),
+        (Isotonic((0.4, 0.5), (0.1, 0.1)), False),
+        (Isotonic((0.4, 0.5), (0.1, 0.2)), True),
+    ],
+)
+def test_a_model_that_gives_everybody_the_same_probability_never_passes(
+    calibration: Calibration, passes: bool, champion: Champion | None
+) -> None:
+    found = reasons(groups(replace(GOOD, readmissions=20)), champion, calibration)
+    assert ["the same probability" in one for one in found] == ([] if passes else [True])
+
+
 def test_every_reason_is_told() -> None:
     bad = replace(GOOD, auroc=0.5, brier=0.1, calibration_slope=0.1, observed_to_expected=2.0)
-    assert len(reasons(groups(bad, dkfz=bad))) == 6
+    assert len(reasons(groups(bad, dkfz=bad), calibration=Sigmoid(0.0, -2.3))) == 7
 
 
 # --- without a champion

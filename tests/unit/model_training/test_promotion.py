@@ -17,8 +17,10 @@ from model_training.job import Options, TrainingResult, train
 from model_training.promotion import compare, place_unmeasured, promote
 from schemas.errors import NoModelError, PromotionRefusedError
 from schemas.features import FEATURE_NAMES
+from schemas.model import Sigmoid
 from tests.unit.model_training.stays import simulated, snapshot
 
+STEEP, FLAT = Sigmoid(5.0, -3.0), Sigmoid(0.0, -2.0)
 WHOLE = snapshot(simulated(1, 3000))
 
 
@@ -32,6 +34,7 @@ def without_meaning(whole: Snapshot) -> Snapshot:
 
 
 NOISE = without_meaning(WHOLE)
+FLAT_SEED = 22  # parts the noise so that the forest ranks worse than chance
 
 
 def run(settings: Settings, seed: int, read: Snapshot = WHOLE, *, force: bool = False) -> TrainingResult:
@@ -99,6 +102,14 @@ def test_a_model_that_has_learned_nothing_becomes_challenger_and_the_champion_st
     assert find_version(settings, CHALLENGER).tags["gate"] == " ".join(noise.verdict.reasons)
 
 
+def test_a_first_model_that_gives_everybody_the_same_probability_is_held_back(settings: Settings) -> None:
+    nobody = settings.model_copy(update={"model_alias": "of-nobody"})
+    flat = run(nobody, FLAT_SEED, NOISE)
+    assert (flat.alias, flat.verdict.compared_with) == (CHALLENGER, None)
+    assert "the same probability" in flat.verdict.reasons[-1]
+    assert champion_version(nobody) is None
+
+
 def test_force_passes_over_the_gate_and_says_so(settings: Settings) -> None:
     forced = run(settings, 1, NOISE, force=True)
     assert forced.verdict.reasons
@@ -124,10 +135,11 @@ def test_a_version_is_promoted_by_the_gate_on_the_stays_of_now(settings: Setting
 def test_a_version_that_cannot_be_measured_beside_the_champion_is_champion_only_where_there_is_none(
     settings: Settings, noise: TrainingResult
 ) -> None:
-    assert place_unmeasured(settings, noise.version) == CHALLENGER
+    assert place_unmeasured(settings, noise.version, STEEP) == CHALLENGER
     assert champion_version(settings) == "1"
     other = settings.model_copy(update={"model_alias": "elsewhere"})
-    assert place_unmeasured(other, noise.version) == "elsewhere"
+    assert place_unmeasured(other, noise.version, FLAT) == CHALLENGER
+    assert place_unmeasured(other, noise.version, STEEP) == "elsewhere"
     assert champion_version(other) == noise.version
 
 
