@@ -260,6 +260,8 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, in
 def group_members(settings: Settings, group: str) -> int:
     """Count the members that a consumer group has now; raise UnavailableError where Kafka does not answer."""
     admin = Admin(settings)
+    # Asked once, unlike in `answers`: a question to a group's coordinator that is cut short may abort the whole process
+    # (https://github.com/confluentinc/librdkafka/issues/4605).
     [future] = admin.client.describe_consumer_groups([group], request_timeout=_TIMEOUT_S).values()
     return len(admin.answer(future, "describe the consumer group").members)
 
