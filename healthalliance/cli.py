@@ -269,9 +269,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on the feature topics as they are now; the model becomes champion if the gate lets it."""
-    from healthalliance.reports import show_training
     from healthalliance.scheduling import interval, run_every
-    from healthalliance.training import chosen_options, train_alone
+    from healthalliance.training import chosen_options, show_training, train_alone
 
     if federated and (force or note or backend != "threads"):
         raise typer.BadParameter("--federated goes without --force, --note and --backend")

@@ -26,7 +26,8 @@ from healthalliance.api_process import ApiProcess
 from healthalliance.local_stack import DEFAULT_PORTS, Ports, Say
 from healthalliance.progress import OUTCOMES, Progress, fetch, read_progress, wait_until_applied
 from healthalliance.publishing import Ledger, publish_events
-from healthalliance.reports import progress_table, risk_table, show_training
+from healthalliance.reports import progress_table, risk_table
+from healthalliance.training import show_training
 from healthalliance.workers import WorkerOptions, WorkerProcesses
 from model_training.job import Options, TrainingResult, train
 from schemas.access import API, TRAINER, WORKER, institution_user

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from connectors.models.signing import new_key_pair
 from healthalliance.api.keys import new_key
 from healthalliance.local_stack.records import Part
 from schemas.erasure import new_key as new_erasure_key
@@ -139,6 +138,8 @@ def model_keys(data_dir: Path) -> tuple[str, str] | None:
 def ensure_model_keys(data_dir: Path) -> None:
     """Make the pair once, for a folder without models yet: those that are there were registered unsigned."""
     if model_keys(data_dir) is None and not (data_dir / Part.MLFLOW).exists():
+        from connectors.models.signing import new_key_pair  # with it come libraries that few commands need
+
         signing, public = new_key_pair()
         write_private(data_dir / _MODEL_KEYS_FILE, json.dumps({"signing": signing, "public": public}) + "\n")
 

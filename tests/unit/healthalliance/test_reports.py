@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
 from typing import Any
 
@@ -48,3 +50,12 @@ def test_progress_shows_each_outcome_and_what_was_published() -> None:
     assert [cell.strip() for cell in text.splitlines()[-2].strip("│").split("│")] == [
         "dkfz", "5,017", "1,000", "1,001", "1,002", "1,003", "1,004",
     ]  # fmt: skip
+
+
+def test_showing_the_stack_loads_nothing_that_trains_or_scores() -> None:
+    program = (
+        "import sys, healthalliance.local_stack, healthalliance.reports;"
+        "print(*{'mlflow', 'onnxruntime', 'pyarrow', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
