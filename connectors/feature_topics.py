@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 
 import pyarrow as pa
 
 from connectors.feature_rows import NewestRows, ReadValue, value_reader
 from connectors.kafka import topic_ids
+from connectors.partition_ends import PartitionEnd, identity_digest
 from connectors.ranges import (
     OnProgress,
     Partition,
@@ -29,16 +28,6 @@ from schemas.errors import SnapshotGoneError
 from schemas.institutions import institutions
 from schemas.snapshot import SNAPSHOT_SCHEMA, content_digest, sorted_by_encounter
 from schemas.topics import TopicFamily, topic_name
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionEnd:
-    """How far a partition was read: offsets below `end_offset`."""
-
-    topic: str
-    topic_id: str
-    partition: int
-    end_offset: int
 
 
 @dataclass(frozen=True)
@@ -63,12 +52,6 @@ class Snapshot:
     def content(self) -> str:
         """The SHA-256 of the table's content, in hexadecimal."""
         return content_digest(self.table)
-
-
-def identity_digest(ends: Iterable[PartitionEnd]) -> str:
-    """Return the SHA-256 of a snapshot's identity, in hexadecimal."""
-    ordered = sorted((end.topic_id, end.partition, end.end_offset) for end in ends)
-    return sha256(json.dumps(ordered).encode()).hexdigest()
 
 
 def read_snapshot(

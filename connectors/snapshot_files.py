@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.feature_topics import PartitionEnd, Snapshot
+from connectors.feature_topics import Snapshot
+from connectors.partition_ends import PartitionEnd
 from schemas.errors import ConfigurationError
 from schemas.snapshot import content_digest
 

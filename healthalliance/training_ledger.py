@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from connectors.feature_topics import identity_digest
 from connectors.kafka import topic_ids
 from connectors.models.versions import snapshot_ends, versions
+from connectors.partition_ends import identity_digest
 from connectors.settings import Settings
 from healthalliance.patient_search import Found
 from schemas.erasure import TrainedModel, Training

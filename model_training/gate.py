@@ -42,7 +42,7 @@ class Rules:
 
 
 class ReadTo(Protocol):
-    """How far a snapshot has read a partition (`connectors.feature_topics.PartitionEnd`)."""
+    """How far a snapshot has read a partition (`connectors.partition_ends.PartitionEnd`)."""
 
     @property
     def topic(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from connectors.feature_topics import PartitionEnd, Snapshot, read_snapshot
+from connectors.feature_topics import Snapshot, read_snapshot
 from connectors.models.versions import (
     CHALLENGER,
     Moved,
@@ -18,6 +18,7 @@ from connectors.models.versions import (
     snapshot_ends,
     versions,
 )
+from connectors.partition_ends import PartitionEnd
 from connectors.settings import Settings
 from model_training.dataset import Dataset, assemble
 from model_training.evaluation import Evaluation, Group, HeldOut, assess, evaluate, predicted, stays_per_day

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from connectors.feature_topics import PartitionEnd
 from connectors.models.champion import DIGEST_TAG, FILE_NAME, sqlite_path
 from connectors.models.environment import environment, requirements
 from connectors.models.mlflow_quietly import open_store
 from connectors.models.onnx_file import OnnxModel, from_bytes
 from connectors.models.signing import SIGNATURE_TAG, signature
+from connectors.partition_ends import PartitionEnd
 from connectors.settings import Settings
 from schemas.features import FEATURE_NAMES
 from schemas.model import OUTPUT_NAME

@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from connectors.feature_topics import PartitionEnd
 from connectors.models.champion import DIGEST_TAG, load_version
 from connectors.models.mlflow_quietly import open_store
 from connectors.models.onnx_file import OnnxModel
 from connectors.models.registering import SNAPSHOT_FILE
 from connectors.models.signing import SIGNATURE_TAG, signature
+from connectors.partition_ends import PartitionEnd
 from connectors.settings import Settings
 from schemas.errors import ConfigurationError, NoModelError
 

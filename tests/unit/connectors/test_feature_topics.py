@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.feature_rows import NewestRows, ReadValue, value_reader
-from connectors.feature_topics import PartitionEnd, Snapshot, ranges_to, read_table
+from connectors.feature_topics import Snapshot, ranges_to, read_table
+from connectors.partition_ends import PartitionEnd
 from connectors.ranges import offset_ranges
 from connectors.registry import Registry, to_wire
 from connectors.snapshot_files import read_identity, write_parquet, write_snapshot

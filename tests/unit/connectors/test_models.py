@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from connectors.feature_topics import PartitionEnd
 from connectors.models import (
     Candidate,
     OnnxModel,
@@ -31,6 +30,7 @@ from connectors.models import (
     set_alias,
     sha256,
 )
+from connectors.partition_ends import PartitionEnd
 from connectors.settings import Settings
 from model_training.forest_onnx import build, raw_baseline
 from schemas.errors import ConfigurationError, ModelRefusedError, NoModelError, UnavailableError

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from connectors.feature_topics import PartitionEnd
 from connectors.models import champion_version, register, set_alias
 from connectors.models.versions import (
     CHALLENGER,
@@ -18,6 +17,7 @@ from connectors.models.versions import (
     snapshot_ends,
     versions,
 )
+from connectors.partition_ends import PartitionEnd
 from connectors.settings import Settings
 from schemas.errors import ModelRefusedError, NoModelError
 from tests.unit.connectors.test_models import _sql, candidate, settings_in

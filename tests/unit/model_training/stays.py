@@ -7,7 +7,8 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
-from connectors.feature_topics import PartitionEnd, Snapshot
+from connectors.feature_topics import Snapshot
+from connectors.partition_ends import PartitionEnd
 from model_training.dataset import Dataset, assemble
 from model_training.labels import label
 from schemas.features import FEATURE_SET, Features
