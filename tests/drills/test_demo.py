@@ -12,9 +12,11 @@ from rich.console import Console
 
 from connectors.settings import Settings
 from healthalliance import demo
+from healthalliance.local_stack import stack
 from healthalliance.local_stack.ports import free_port
 from schemas.institutions import institutions
 from tests.documents import ROOT
+from tests.integration.running import known_pseudonym_key
 
 pytestmark = pytest.mark.stack
 
@@ -38,6 +40,7 @@ def test_make_demo_starts_the_demo() -> None:
 def test_the_demo_shows_how_events_ended_the_highest_risks_and_how_long_it_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stack, "ensure_pseudonym_key", known_pseudonym_key)
     monkeypatch.setattr(demo, "_PATIENTS", 300)
     monkeypatch.setattr(demo, "_LIVE_UNTIL", demo._HISTORY_UNTIL + timedelta(days=10))
     settings = Settings.model_construct(data_dir=tmp_path, train_search_budget_s=0.0, metrics_port=free_port(()))

@@ -42,8 +42,7 @@ class Trained:
 def data_folder() -> Iterator[Settings]:
     """Make settings with a data folder of their own and nothing else: no variable of the caller's reaches them."""
     with TemporaryDirectory(prefix="healthalliance-test-", ignore_cleanup_errors=True) as folder:
-        # Pseudonyms decide who is in which part of a training: one run of tests in 500 got a model of no use by chance.
-        write_private(Path(folder) / "pseudonym.key", "known to every reader of these tests\n")
+        known_pseudonym_key(Path(folder))
         ensure_model_keys(Path(folder))  # where there is a store, none are made
         models = Path(folder) / Part.MLFLOW
         models.mkdir()
@@ -58,6 +57,14 @@ def data_folder() -> Iterator[Settings]:
             yield settings
         finally:
             local_stack.down(settings)
+
+
+def known_pseudonym_key(folder: Path) -> None:
+    """Put the same key into each data folder, so that each training gives the same model.
+
+    Pseudonyms decide who is in which part of a training: by chance, one run in 500 got a model that tells nobody apart.
+    """
+    write_private(folder / "pseudonym.key", "known to every reader of these tests\n")
 
 
 @cache
