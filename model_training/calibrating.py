@@ -38,7 +38,7 @@ def calibrate(raw: Floats, dataset: Dataset, seed: int) -> Calibration:
     readmitted = dataset.readmitted
     sigmoid = fit_sigmoid(raw, readmitted)
     fold = deal_persons(dataset, _FOLDS, seed)
-    if sigmoid.slope == 0 or not every_fold_tells(dataset, fold, _FOLDS):
+    if sigmoid.is_flat or not every_fold_tells(dataset, fold, _FOLDS):
         return sigmoid
     if _held_out_brier(fit_isotonic, raw, readmitted, fold) < _held_out_brier(fit_sigmoid, raw, readmitted, fold):
         return fit_isotonic(raw, readmitted)

@@ -1,6 +1,6 @@
 """Whether a model may become champion: pure.
 
-The rules, in this order; all are measured on the same held-out stays.
+The rules, in this order; all but the last are measured on the same held-out stays.
 
 1. Its snapshot is not older than the champion's: no partition was read less far.
 2. Its AUROC is at most a margin below the champion's.
@@ -109,11 +109,10 @@ def judge(
     return Verdict(tuple(reasons), compared_with)
 
 
-def same_for_everybody(calibration: Calibration) -> tuple[str, ...]:
-    """Return rule 6's reason, which needs no held-out stays; empty where the calibration tells persons apart."""
-    if not calibration.is_flat:
-        return ()
-    return ("It gives everybody the same probability: on its calibration part it ranks no better than chance.",)
+def same_for_everybody(calibration: Calibration) -> Iterator[str]:
+    """Yield rule 6's reason, which needs no held-out stays; nothing where the calibration tells persons apart."""
+    if calibration.is_flat:
+        yield "It gives everybody the same probability: on its calibration part it ranks no better than chance."
 
 
 def _older(ends: Sequence[ReadTo], champion: Champion) -> Iterator[str]:

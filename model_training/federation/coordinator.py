@@ -95,7 +95,7 @@ def calibrate(sites: Sequence[Scores]) -> Calibration:
     """
     everything = points_of(sites)
     sigmoid = _sigmoid(everything)
-    if sigmoid.slope == 0 or len(sites) < 2:
+    if sigmoid.is_flat or len(sites) < 2:
         return sigmoid
     if _brier_elsewhere(_isotonic, sites) < _brier_elsewhere(_sigmoid, sites):
         return _isotonic(everything)
